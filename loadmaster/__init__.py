@@ -1,0 +1,1 @@
+"""The Loadmaster client library."""
