@@ -1,0 +1,16 @@
+"""What is in the file: bytes to values, no I/O. Specification: ggml's docs/gguf.md.
+
+>>> header = parse_header(data)
+>>> header.metadata["general.architecture"], len(header.tensors), header.data_offset
+
+Knows the format; refuses to know files, devices and models. Read `header.py` first, then `metadata.py` and
+`tensors.py`, and `cursor.py` for how a hostile file is kept in bounds.
+"""
+
+from app.gguf.arrays import Array
+from app.gguf.header import Header, parse_header
+from app.gguf.metadata import Value
+from app.gguf.tensors import TensorInfo
+from app.gguf.types import GGMLType, ValueType, tensor_bytes
+
+__all__ = ["Array", "GGMLType", "Header", "TensorInfo", "Value", "ValueType", "parse_header", "tensor_bytes"]
