@@ -1,0 +1,32 @@
+"""A problem is a value: what a file says about its model that cannot be, and exactly where."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.model.layers import LayerKey
+
+
+class ProblemKind(StrEnum):
+    """What is wrong, in one word."""
+
+    MISSING = "missing"
+    """A required key or tensor is not there."""
+    UNEXPECTED = "unexpected"
+    """A tensor is there that this model cannot have."""
+    WRONG_DIMENSIONS = "wrong_dimensions"
+    """A tensor's dimensions contradict the hyperparameters."""
+    HYPERPARAMETER = "hyperparameter"
+    """A key holds a value of the wrong type, out of range, or in contradiction to another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason not to load a model. Whatever does not apply is None."""
+
+    kind: ProblemKind
+    message: str
+    layer: LayerKey | None = None
+    tensor: str | None = None
+    key: str | None = None
+    expected: str | None = None
+    found: str | None = None
