@@ -1,0 +1,257 @@
+"""CUDA devices, through CuPy's bindings of the runtime; the only file that imports cupy. Sizes are in bytes.
+
+Copies only: no kernels, no arrays, no memory pools. One bad kernel would poison the context, and with it lose every
+weight on the device; without kernels CuPy needs the driver and nothing of the CUDA toolkit.
+
+The current device belongs to the thread, so every method makes its own current first. It does not restore the one
+before: since CUDA 12 that would create a context, hundreds of megabytes, on a device that nobody asked for.
+"""
+
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID
+
+from cupy import cuda
+from cupy.cuda import runtime
+
+from app.devices.base import Buffer, DeviceKind, DeviceMemory, Meter, Segment
+from app.devices.file_copy import PIECE_BYTES, FileCopy, check_range, check_segments, pieces
+from app.devices.lifetime import Lifetime
+from app.devices.mapping import Mapping, unfilled_bytes
+from app.errors import DeviceError, DeviceUnavailable, OutOfDeviceMemory
+
+# cudaError_t, which CuPy shows as numbers only.
+ERROR_MEMORY_ALLOCATION: Final = 2
+ERROR_INSUFFICIENT_DRIVER: Final = 35  # also where there is no driver at all
+ERROR_NO_DEVICE: Final = 100
+
+HOST_REGISTER_PORTABLE: Final = 1  # pinned for every context
+SLOTS: Final = 3  # one is read into, one travels, one is ready
+SLOT_BYTES: Final = PIECE_BYTES
+
+
+class Gpu:
+    """One device of the runtime: makes itself current, names itself in errors, and has a stream for small work."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.id = f"cuda:{index}"
+        self._stream: Any = None
+        self._making = threading.Lock()
+
+    @contextmanager
+    def current(self, doing: str) -> Iterator[None]:
+        """Be the calling thread's device; a CUDA error inside becomes a DeviceError that says `doing`."""
+        try:
+            cuda.Device(self.index).use()
+            yield
+        except runtime.CUDARuntimeError as error:
+            status: int = error.status
+            raise DeviceError(f"{self.id}: {doing}: {error}", device=self.id, status=status) from error
+
+    def stream(self) -> Any:
+        """Return the stream for zeroing and reading back. Call it inside `current`."""
+        with self._making:
+            if self._stream is None:
+                self._stream = cuda.Stream(non_blocking=True)
+            return self._stream
+
+    def close(self) -> None:
+        """Drop the stream."""
+        with self._making:
+            self._stream = None
+
+
+class CudaBuffer:
+    """One cudaMalloc."""
+
+    def __init__(self, gpu: Gpu, nbytes: int) -> None:
+        self.gpu = gpu
+        self.nbytes = nbytes
+        self._memory: Any = cuda.Memory(nbytes)
+        self._lifetime = Lifetime("the buffer", self._free)
+
+    def zero(self) -> None:
+        """Set every byte to 0, and wait for it. Call it inside `current`."""
+        stream = self.gpu.stream()
+        with self.pointer() as pointer:
+            runtime.memsetAsync(pointer, 0, self.nbytes, stream.ptr)
+            stream.synchronize()
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Copy `nbytes` from `offset` over the bus.
+
+        ValueError outside the buffer or after `release`, DeviceError where the device fails.
+        """
+        check_range(offset, nbytes, self.nbytes)
+        with self.pointer() as pointer, self.gpu.current(f"reading {nbytes} bytes back"):
+            result, address = unfilled_bytes(nbytes)
+            if nbytes:
+                stream = self.gpu.stream()
+                source, kind = pointer + offset, runtime.memcpyDeviceToHost
+                runtime.memcpyAsync(address, source, nbytes, kind, stream.ptr)
+                stream.synchronize()
+        return result
+
+    @contextmanager
+    def pointer(self) -> Iterator[int]:
+        """Lend the device address; `release` waits until the block ends."""
+        with self._lifetime:
+            address: int = self._memory.ptr
+            yield address
+
+    def release(self) -> None:
+        """Free. Idempotent; waits for reads and copies. DeviceError where the device is lost."""
+        self._lifetime.end()
+
+    def _free(self) -> None:
+        try:
+            with self.gpu.current(f"freeing {self.nbytes} bytes"):
+                pass
+        finally:
+            self._memory = None  # the only reference: CuPy calls cudaFree here and now
+
+
+class StagingRing:
+    """Pinned host memory in three slots, and the stream that empties them. For one copy at a time."""
+
+    def __init__(self) -> None:
+        self._stream: Any = cuda.Stream(non_blocking=True)
+        # A blocking event lets the thread sleep; the default spins a core.
+        self._emptied: list[Any] = [cuda.Event(block=True, disable_timing=True) for _ in range(SLOTS)]
+        self._memory = Mapping.anonymous(SLOTS * SLOT_BYTES)
+        try:
+            runtime.hostRegister(self._memory.address, self._memory.nbytes, HOST_REGISTER_PORTABLE)
+        except BaseException:
+            self._memory.close()
+            raise
+
+    def transfer(self, work: FileCopy, segments: Sequence[Segment], pointer: int) -> None:
+        """Read each piece into a slot while those before it travel. Nothing is in flight once it returns or raises."""
+        travelling: deque[tuple[Any, int]] = deque()
+        try:
+            for number, piece in enumerate(pieces(segments, SLOT_BYTES)):
+                if len(travelling) == SLOTS:
+                    acknowledge(work, *travelling.popleft())
+                slot = number % SLOTS
+                with self._memory.view(slot * SLOT_BYTES, piece.nbytes) as target:
+                    work.fill(target, piece.file_offset)
+                source, kind = self._memory.address + slot * SLOT_BYTES, runtime.memcpyHostToDevice
+                target_address = pointer + piece.buffer_offset
+                runtime.memcpyAsync(target_address, source, piece.nbytes, kind, self._stream.ptr)
+                self._emptied[slot].record(self._stream)
+                travelling.append((self._emptied[slot], piece.nbytes))
+            while travelling:
+                acknowledge(work, *travelling.popleft())
+        finally:
+            self._stream.synchronize()
+
+    def close(self) -> None:
+        """Unpin and unmap. Only once."""
+        try:
+            self._stream.synchronize()
+            runtime.hostUnregister(self._memory.address)
+        finally:
+            self._memory.close()
+
+
+class CudaDevice:
+    """A GPU, by its index among those that the driver shows. Its context is made at first use."""
+
+    kind: Final = DeviceKind.CUDA
+
+    def __init__(self, index: int) -> None:
+        properties: dict[str, Any] = runtime.getDeviceProperties(index)
+        name: bytes = properties["name"]
+        self._gpu = Gpu(index)
+        self.id = self._gpu.id
+        self.name = name.decode(errors="replace")
+        self.uuid = device_uuid(index)
+        self.capabilities: dict[str, bool | int | str | None] = {
+            "compute_capability": f"{properties['major']}.{properties['minor']}",
+            "pci_bus_id": runtime.deviceGetPCIBusId(index),
+        }
+        self._ring: StagingRing | None = None
+        self._ring_in_use = threading.Lock()
+
+    def memory(self) -> DeviceMemory:
+        """Ask the driver; what other processes hold is not free."""
+        with self._gpu.current("asking for free memory"):
+            free, total = runtime.memGetInfo()
+        return DeviceMemory(total, free)
+
+    def allocate(self, nbytes: int) -> CudaBuffer:
+        """Allocate and zero. Raises OutOfDeviceMemory, or DeviceError where it was not for want of memory."""
+        if nbytes <= 0:
+            raise ValueError(f"a buffer of {nbytes} bytes cannot be")
+        with self._gpu.current(f"allocating {nbytes} bytes"):
+            try:
+                buffer = CudaBuffer(self._gpu, nbytes)
+            except runtime.CUDARuntimeError as error:
+                if error.status != ERROR_MEMORY_ALLOCATION:
+                    raise
+                free = self.memory().free_bytes
+                raise OutOfDeviceMemory(device=self.id, requested_bytes=nbytes, free_bytes=free) from error
+            try:
+                buffer.zero()
+            except BaseException:
+                buffer.release()
+                raise
+        return buffer
+
+    def copy(self, fd: int, segments: Sequence[Segment], buffer: Buffer, meter: Meter) -> None:
+        """Read the segments into pinned memory and send them on. Raises TransferFailed, Cancelled, ValueError."""
+        if not isinstance(buffer, CudaBuffer) or buffer.gpu is not self._gpu:
+            raise ValueError(f"not a buffer of {self.id}")
+        check_segments(segments, buffer.nbytes)
+        work = FileCopy(self.id, fd, segments, meter)
+        with buffer.pointer() as pointer, self._ring_in_use:
+            try:
+                cuda.Device(self._gpu.index).use()
+                self._ring = self._ring or StagingRing()
+                self._ring.transfer(work, segments, pointer)
+            except (runtime.CUDARuntimeError, OSError) as error:
+                raise work.failed(str(error)) from error
+
+    def close(self) -> None:
+        """Give back the staging memory and the streams. Idempotent."""
+        with self._ring_in_use:
+            ring, self._ring = self._ring, None
+            if ring:
+                with self._gpu.current("giving the staging memory back"):
+                    ring.close()
+        self._gpu.close()
+
+
+def cuda_devices() -> list[CudaDevice]:
+    """Find the devices that the driver shows, none where there is no driver. Creates no context."""
+    try:
+        count: int = runtime.getDeviceCount()
+        return [CudaDevice(index) for index in range(count)]
+    except runtime.CUDARuntimeError as error:
+        status: int = error.status
+        if status in {ERROR_INSUFFICIENT_DRIVER, ERROR_NO_DEVICE}:
+            return []
+        raise DeviceUnavailable(f"CUDA cannot be used: {error}", device="cuda", status=status) from error
+
+
+def acknowledge(work: FileCopy, event: Any, nbytes: int) -> None:
+    """Wait until the device has the bytes before `event`, then count them."""
+    event.synchronize()
+    work.acknowledge(nbytes)
+
+
+def device_uuid(index: int) -> str | None:
+    """Ask the driver itself: CuPy's properties cut a UUID off at its first zero byte. None where it has none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, uuid = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    if driver.cuDeviceGet(ctypes.byref(device), index) or driver.cuDeviceGetUuid(uuid, device):
+        return None
+    return f"GPU-{UUID(bytes=bytes(uuid))}"

@@ -1,0 +1,208 @@
+"""A device without the hardware: a capacity, perhaps a bandwidth, and faults to order. Sizes are in bytes.
+
+Its memory is real: each buffer is a memory file whose pages exist from the start; other processes can map it.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from app.devices.base import Buffer, DeviceKind, DeviceMemory, Meter, Segment
+from app.devices.file_copy import PIECE_BYTES, FileCopy, check_range, check_segments, pieces
+from app.devices.host import host_allocation
+from app.devices.lifetime import Lifetime
+from app.devices.mapping import Mapping
+from app.errors import OutOfDeviceMemory
+
+SLICES_PER_SECOND: Final = 20  # how often a slow copy looks up, to count and to hear of a cancel
+CREDIT_SECONDS: Final = 0.005  # of idleness that may be made up for: what a sleep oversleeps is not lost
+READ_BYTES: Final = 1 << 30  # at once; Linux reads no more than 2 GiB
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong, once each: the nth call counted from process start, or None for never."""
+
+    oom: int | None = None  # the nth allocation fails
+    failcopy: int | None = None  # the nth copy fails half-way
+    flip: int | None = None  # the nth copy arrives with one bit flipped
+
+
+class TokenClock:
+    """When bytes that share a link will have passed it. The caller brings the time, in seconds, and waits."""
+
+    def __init__(self, bytes_per_second: int) -> None:
+        self.bytes_per_second = bytes_per_second
+        self._free_at = float("-inf")
+        self._lock = threading.Lock()
+
+    def reserve(self, nbytes: int, now: float) -> float:
+        """Queue `nbytes` behind all that came before; returns when the last of them will have passed."""
+        with self._lock:
+            start = max(self._free_at, now - CREDIT_SECONDS)
+            self._free_at = start + nbytes / self.bytes_per_second
+            return self._free_at
+
+
+class SimulatedBuffer:
+    """A memory file that cannot change its size, mapped into this process."""
+
+    def __init__(self, device_id: str, nbytes: int, on_release: Callable[[], None]) -> None:
+        self.device_id = device_id
+        self.nbytes = nbytes
+        self._on_release = on_release
+        self._fd = os.memfd_create("loadmaster", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.posix_fallocate(self._fd, 0, nbytes)  # else a full host would be a SIGBUS at the first write
+            # Whoever maps the memory must not be able to cut it off under us.
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            self._mapping = Mapping.shared(self._fd, nbytes)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._lifetime = Lifetime("the buffer", self._free)
+
+    def fileno(self) -> int:
+        """Return the memory file's descriptor, the buffer's own: valid until `release`."""
+        with self._lifetime:
+            return self._fd
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Copy out `nbytes` from `offset`. ValueError outside the buffer or after `release`."""
+        check_range(offset, nbytes, self.nbytes)
+        end = offset + nbytes
+        with self._lifetime:
+            starts = range(offset, end, READ_BYTES)
+            return b"".join(os.pread(self._fd, min(READ_BYTES, end - start), start) for start in starts)
+
+    @contextmanager
+    def writable(self) -> Iterator[memoryview]:
+        """Lend the memory itself, no copy; `release` waits until the block ends."""
+        with self._lifetime, self._mapping.view() as view:
+            yield view
+
+    def release(self) -> None:
+        """Give the pages back. Idempotent; waits for reads and copies."""
+        self._lifetime.end()
+
+    def _free(self) -> None:
+        self._mapping.close()
+        os.close(self._fd)
+        self._on_release()
+
+
+class SimulatedDevice:
+    """A device of `capacity_bytes`, whose copies share `bytes_per_second` if given, and which fails to order."""
+
+    kind: Final = DeviceKind.SIMULATED
+    name: Final = "Simulated device"
+    uuid: Final = None
+
+    def __init__(
+        self,
+        device_id: str,
+        capacity_bytes: int,
+        *,
+        bytes_per_second: int | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        self.id = device_id
+        self.capacity_bytes = capacity_bytes
+        self._faults = faults or Faults()
+        self._clock = TokenClock(bytes_per_second) if bytes_per_second else None
+        self.capabilities: dict[str, bool | int | str | None] = {
+            "bytes_per_second": bytes_per_second,
+            "oom": self._faults.oom,
+            "failcopy": self._faults.failcopy,
+            "flip": self._faults.flip,
+        }
+        self._lock = threading.Lock()  # guards the three counts
+        self._live_bytes = 0
+        self._allocations = 0
+        self._copies = 0
+
+    def memory(self) -> DeviceMemory:
+        """Return the capacity, and what of it is in no buffer."""
+        return DeviceMemory(self.capacity_bytes, self.capacity_bytes - self._live_bytes)
+
+    def allocate(self, nbytes: int) -> SimulatedBuffer:
+        """Make a buffer of zeros whose pages exist. Raises OutOfDeviceMemory: device full, host full, ordered."""
+        if nbytes <= 0:
+            raise ValueError(f"a buffer of {nbytes} bytes cannot be")
+        with self._lock:
+            self._allocations += 1
+            free = self.capacity_bytes - self._live_bytes
+            if nbytes > free or self._allocations == self._faults.oom:
+                raise OutOfDeviceMemory(device=self.id, requested_bytes=nbytes, free_bytes=free)
+            self._live_bytes += nbytes
+        try:
+            with host_allocation(self.id, nbytes):
+                return SimulatedBuffer(self.id, nbytes, partial(self._give_back, nbytes))
+        except BaseException:
+            self._give_back(nbytes)
+            raise
+
+    def copy(self, fd: int, segments: Sequence[Segment], buffer: Buffer, meter: Meter) -> None:
+        """Read the segments straight into the buffer. Raises TransferFailed, Cancelled, ValueError."""
+        with self._lock:
+            self._copies += 1
+            number = self._copies
+        if not isinstance(buffer, SimulatedBuffer) or buffer.device_id != self.id:
+            raise ValueError(f"not a buffer of {self.id}")
+        check_segments(segments, buffer.nbytes)
+        work = FileCopy(self.id, fd, segments, meter)
+        with buffer.writable() as memory:
+            if number == self._faults.failcopy:
+                self._transfer(work, first_bytes(segments, work.requested_bytes // 2), memory, meter)
+                raise work.failed(f"copy {number} fails half-way, as ordered")
+            self._transfer(work, segments, memory, meter)
+            if number == self._faults.flip and work.requested_bytes:
+                first = next(segment for segment in segments if segment.nbytes)
+                memory[first.buffer_offset + first.nbytes // 2] ^= 1
+
+    def close(self) -> None:
+        """Nothing is held beside the buffers."""
+
+    def _transfer(self, work: FileCopy, segments: Sequence[Segment], memory: memoryview, meter: Meter) -> None:
+        """Fill the memory, no faster than the link."""
+        for piece in pieces(segments, self._piece_bytes):
+            # Reserved before the read, so that reading counts towards the time that the bytes take.
+            due = self._clock.reserve(piece.nbytes, time.monotonic()) if self._clock else None
+            with memory[piece.buffer_offset : piece.buffer_offset + piece.nbytes] as target:
+                work.fill(target, piece.file_offset)
+            if due is not None:
+                wait_until(due, meter)
+            work.acknowledge(piece.nbytes)
+
+    @property
+    def _piece_bytes(self) -> int:
+        if self._clock is None:
+            return PIECE_BYTES
+        return max(1, min(PIECE_BYTES, self._clock.bytes_per_second // SLICES_PER_SECOND))
+
+    def _give_back(self, nbytes: int) -> None:
+        with self._lock:
+            self._live_bytes -= nbytes
+
+
+def first_bytes(segments: Sequence[Segment], nbytes: int) -> list[Segment]:
+    """Return the segments as far as their first `nbytes`."""
+    kept = []
+    for segment in segments:
+        taken = min(segment.nbytes, nbytes)
+        kept.append(Segment(segment.file_offset, segment.buffer_offset, taken))
+        nbytes -= taken
+    return kept
+
+
+def wait_until(due: float, meter: Meter) -> None:
+    """Sleep until the monotonic clock shows `due`, but hear of a cancel on the way."""
+    while (left := due - time.monotonic()) > 0:
+        meter.check()
+        time.sleep(min(left, 1 / SLICES_PER_SECOND))
