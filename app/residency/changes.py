@@ -1,0 +1,215 @@
+"""What jobs do: open a model, take it step by step to another placement, or withdraw it.
+
+Each step is copy, check, switch, release. Whatever fails before a switch leaves generation, placement and ledger as
+they were; after the last switch nothing can fail any more.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from app.errors import FileChanged
+from app.model import Model, describe
+from app.placement import HOST, HostMode, MoveMode, Placement, PlacementRequest, Slab, Step, claims
+from app.residency.files import OpenFiles, read_header
+from app.residency.jobs import Job
+from app.residency.ledger import Ledger
+from app.residency.reconcile import Decision, host_ranges
+from app.residency.records import JobResult
+from app.residency.registry import Entry
+from app.residency.residents import Generation, LiveSlab, Resident
+from app.residency.transfer import Transfer
+
+DRAIN_SECONDS: Final = 30.0
+"""How long a step waits for readers to let go of slabs that are in its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One placement on its way: whose, of which files, and what was decided."""
+
+    job: Job
+    entry: Entry
+    files: OpenFiles
+    request: PlacementRequest
+    decision: Decision
+
+
+class Changes:
+    """Carries out changes of `residents`. `told` is called with a model's id when its placement or memory changed."""
+
+    def __init__(
+        self, residents: dict[str, Resident], ledger: Ledger, transfer: Transfer, told: Callable[[str], None]
+    ) -> None:
+        self._residents = residents
+        self._ledger = ledger
+        self._transfer = transfer
+        self._told = told
+        self._generations: dict[str, int] = {}
+        self._freed = asyncio.Event()
+        self._reaping: set[asyncio.Task[None]] = set()
+
+    async def place(self, job: Job, entry: Entry, request: PlacementRequest, decision: Decision) -> None:
+        """Take a model to the decided placement; it is opened first where it is not loaded."""
+        resident = self._residents.get(entry.id)
+        files = resident.files if resident else await _open(job, entry)
+        try:
+            job.enter("plan")
+            job.bytes_total = decision.moves.copied_bytes
+            progress = asyncio.create_task(job.sample())
+            try:
+                await self._take_steps(Change(job, entry, files, request, decision))
+            finally:
+                progress.cancel()
+        finally:
+            if entry.id not in self._residents:
+                await asyncio.to_thread(files.close)
+        job.stage = "ready"
+        released = sum(slab.nbytes for step in decision.moves.steps for slab in step.release)
+        moved = decision.moves
+        job.result = JobResult(moved.mode, len(moved.steps), moved.copied_bytes, released)
+
+    async def withdraw(self, job: Job, resident: Resident) -> None:
+        """Unload: one switch to nothing, then free what nobody holds; readers keep the rest until they let go."""
+        job.enter("withdraw")
+        model = resident.entry.id
+        slabs = resident.current.slabs
+        job.generation = resident.current.number
+        self._ledger.retire(model, [live.slab for live in slabs])
+        drained = resident.switch(None)
+        del self._residents[model]
+        job.stage = "release"
+        self._told(model)
+        await self._reap(resident, drained)
+        job.result = JobResult(MoveMode.ATOMIC, 1, 0, sum(live.slab.nbytes for live in slabs))
+
+    async def settle(self) -> None:
+        """Return when everything that readers have let go of is freed."""
+        while self._reaping:
+            await asyncio.wait(list(self._reaping))
+
+    async def _take_steps(self, change: Change) -> None:
+        job = change.job
+        steps = change.decision.moves.steps or (Step((), ()),)  # a load to the host alone is a generation, too
+        for index, step in enumerate(steps):
+            rest = steps[index + 1 :]
+            await self._until_drained(job, step)
+            staged = await self._transfer.stage(job, change.files, step.stage)
+            try:
+                await self._check(change, last=not rest)
+            except BaseException:
+                await self._transfer.discard(job.model, staged)
+                raise
+            resident, drained = self._switch(change, step, staged)
+            self._ledger.claim(job.model, claims(rest))
+            self._told(job.model)
+            await self._reap(resident, drained)
+
+    async def _check(self, change: Change, *, last: bool) -> None:
+        """What stands between copy and switch; before the last switch, the host's part is kept as was asked for.
+
+        Locking comes last: it can fail, but once it has not, nothing else can.
+        """
+        job, files = change.job, change.files
+        if last and "vocabulary" in job.stages:
+            job.enter("vocabulary")
+        if last:
+            job.enter("verify")
+        await asyncio.to_thread(files.check)
+        job.check()
+        if last:
+            ranges = host_ranges(change.entry.require_model(), change.decision.plan.placement)
+            await asyncio.to_thread(files.prefetch, ranges)
+            await asyncio.to_thread(files.lock, ranges if change.request.host is HostMode.MLOCK else ())
+
+    def _switch(
+        self, change: Change, step: Step, staged: tuple[LiveSlab, ...]
+    ) -> tuple[Resident, tuple[LiveSlab, ...]]:
+        """The one step after which everybody sees the new placement; returns the slabs that nobody holds."""
+        model = change.entry.id
+        resident = self._residents.get(model)
+        before = resident.current.slabs if resident else ()
+        released = set(step.release)
+        live = tuple(slab for slab in before if slab.slab not in released) + staged
+        placement = _reached(change.decision.plan.placement, tuple(slab.slab for slab in live))
+        generation = Generation(self._next_generation(model), placement, live, change.files)
+        change.job.generation = generation.number
+        self._ledger.publish(model, step.stage)
+        self._ledger.retire(model, step.release)
+        if resident is None:
+            resident = Resident(change.entry, change.request.host, generation, self._on_drained())
+            self._residents[model] = resident
+            return resident, ()
+        resident.host = change.request.host
+        return resident, resident.switch(generation)
+
+    async def _until_drained(self, job: Job, step: Step) -> None:
+        """Wait for readers of replaced slabs where the step has no room otherwise, but not for ever."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DRAIN_SECONDS
+        while not self._ledger.has_room(job.model, step.stage) and loop.time() < deadline:
+            job.check()
+            self._freed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), 0.2)
+
+    def _on_drained(self) -> Callable[[Resident, tuple[LiveSlab, ...]], None]:
+        """For readers' threads: the last one to let go has what it held freed, by the event loop."""
+        loop = asyncio.get_running_loop()
+
+        def reap(resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
+            task = loop.create_task(self._reap(resident, drained))
+            self._reaping.add(task)
+            task.add_done_callback(self._reaping.discard)
+
+        def from_any_thread(resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
+            loop.call_soon_threadsafe(reap, resident, drained)
+
+        return from_any_thread
+
+    async def _reap(self, resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
+        await self._transfer.reap(resident.entry.id, drained)
+        self._freed.set()
+        if resident.closable:
+            await asyncio.to_thread(resident.files.close)
+        self._told(resident.entry.id)
+
+    def _next_generation(self, model: str) -> int:
+        """Numbers of a model only grow, over unloads too, so that an old If-Match never fits by accident."""
+        self._generations[model] = self._generations.get(model, 0) + 1
+        return self._generations[model]
+
+
+async def _open(job: Job, entry: Entry) -> OpenFiles:
+    """The files, opened and understood anew: they must still hold the model that was planned."""
+    job.enter("open")
+    files = await asyncio.to_thread(OpenFiles, entry.id, entry.files)
+    try:
+        headers = [await asyncio.to_thread(read_header, file) for file in entry.files]
+        job.enter("architecture")
+        model = await asyncio.to_thread(describe, headers)
+        _require_as_planned(job, entry, model)
+    except BaseException:
+        await asyncio.to_thread(files.close)
+        raise
+    return files
+
+
+def _require_as_planned(job: Job, entry: Entry, model: Model) -> None:
+    planned = entry.require_model()
+    job.enter("hyperparameters")
+    if (model.architecture, model.hyperparameters) != (planned.architecture, planned.hyperparameters):
+        raise FileChanged(f"{entry.id}: the metadata is not the one that was planned", model=entry.id)
+    job.enter("skeleton")
+    if model.tensors != planned.tensors:
+        raise FileChanged(f"{entry.id}: the tensors are not the ones that were planned", model=entry.id)
+
+
+def _reached(target: Placement, slabs: tuple[Slab, ...]) -> Placement:
+    """The target, or as much of it as these slabs are."""
+    if set(slabs) == set(target.slabs):
+        return target
+    blocks = {slab.layer for slab in slabs if isinstance(slab.layer, int) and slab.device != HOST}
+    return Placement(target.strategy, len(blocks), slabs)

@@ -1,0 +1,197 @@
+"""The files behind a model: opened once, recognised for as long as they are used, read by pread only.
+
+The file that was planned is the file that is copied: inode, size and modification time are compared before and after.
+The mapping is there for sharing, mlock and residency; this process never dereferences it, for a file truncated under
+a mapping is a SIGBUS. Everything here blocks and belongs on a worker thread. Sizes and offsets are in bytes.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from app.devices.host import MappedFile
+from app.errors import FileChanged, HostError, Truncated
+from app.gguf import Header, parse_header
+
+FIRST_READ: Final = 1 << 20
+MAX_HEADER: Final = 1 << 28  # 256 MiB: the largest vocabularies in the field are below 40 MiB
+OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file as it was when it was looked at: which it is, how large, how old."""
+
+    path: str
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def at(cls, path: Path) -> "SourceFile":
+        """The regular file at `path`, which is resolved already; HostError where there is none."""
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise HostError(f"{path.name}: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise HostError(f"{path.name}: not a regular file")
+        return cls(str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its directories."""
+        return Path(self.path).name
+
+    def difference(self, status: os.stat_result) -> str | None:
+        """In words, how a file differs from this one; None where it is the same."""
+        if (status.st_dev, status.st_ino) != (self.device, self.inode):
+            return "was replaced by another file"
+        if status.st_size != self.size_bytes:
+            return f"changed its size from {self.size_bytes} to {status.st_size} bytes"
+        if status.st_mtime_ns != self.mtime_ns:
+            return "was written to"
+        return None
+
+    def open(self) -> int:
+        """A descriptor of this very file; HostError where it is gone or another."""
+        try:
+            fd = os.open(self.path, OPEN_FLAGS)
+        except OSError as error:
+            raise HostError(f"{self.path}: {error.strerror}") from error
+        changed = self.difference(os.fstat(fd))
+        if changed:
+            os.close(fd)
+            raise HostError(f"{self.path} {changed}")
+        return fd
+
+
+def read_header(file: SourceFile) -> Header:
+    """The file's header, detached from the bytes it was parsed from. Reads as little as the header needs.
+
+    Raises GGUFError with the file named, HostError where it cannot be read.
+    """
+    fd = file.open()
+    try:
+        wanted = min(FIRST_READ, file.size_bytes)
+        while True:
+            data = pread(fd, 0, wanted)
+            try:
+                header = parse_header(data)
+                header.check_data(file.size_bytes)
+                return header.detached()
+            except Truncated as error:
+                if len(data) >= file.size_bytes or error.needed_bytes > min(file.size_bytes, MAX_HEADER):
+                    raise error.in_file(file.path) from None
+                wanted = min(max(error.needed_bytes, 4 * len(data)), file.size_bytes, MAX_HEADER)
+    finally:
+        os.close(fd)
+
+
+def pread(fd: int, offset: int, nbytes: int) -> bytes:
+    """`nbytes` from `offset`, copied; fewer only at the end of the file. HostError where the disk fails."""
+    parts = []
+    try:
+        while nbytes and (part := os.pread(fd, nbytes, offset)):
+            parts.append(part)
+            offset += len(part)
+            nbytes -= len(part)
+    except OSError as error:
+        raise HostError(f"reading failed at byte {offset}: {error.strerror}") from error
+    return b"".join(parts)
+
+
+class OpenFiles:
+    """A model's files, open. `lock` is a list of (file, offset, nbytes) to be kept in memory by mlock."""
+
+    def __init__(self, model: str, files: Sequence[SourceFile]) -> None:
+        self.model = model
+        self.files = tuple(files)
+        self.fds: list[int] = []
+        self._maps: list[MappedFile] = []
+        try:
+            for file in files:
+                self.fds.append(self._open(file))
+                self._maps.append(MappedFile(self.fds[-1], file.size_bytes))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, file: SourceFile) -> int:
+        try:
+            return file.open()
+        except HostError as error:
+            raise FileChanged(f"{error}; rescan to see what is there now", model=self.model, file=file.path) from error
+
+    def check(self) -> None:
+        """Raise FileChanged unless every file is still the one that was opened, and still where it was."""
+        for file, fd in zip(self.files, self.fds, strict=True):
+            changed = file.difference(os.fstat(fd))
+            if changed is None:
+                try:
+                    changed = file.difference(Path(file.path).stat())
+                except OSError as error:
+                    changed = f"is gone ({error.strerror})"
+            if changed:
+                raise FileChanged(f"{file.path} {changed}", model=self.model, file=file.path)
+
+    def read(self, file: int, offset: int, nbytes: int) -> bytes:
+        """Copy bytes out of a file; FileChanged where it has become too short."""
+        data = pread(self.fds[file], offset, nbytes)
+        if len(data) < nbytes:
+            path = self.files[file].path
+            raise FileChanged(f"{path} ends at byte {offset + len(data)}", model=self.model, file=path)
+        return data
+
+    def prefetch(self, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Ask the kernel to read (file, offset, nbytes) ranges ahead. Does not wait and does not copy."""
+        for file, offset, nbytes in ranges:
+            self._maps[file].prefetch(offset, nbytes)
+
+    def lock(self, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Lock exactly these (file, offset, nbytes) ranges in memory, and unlock all others.
+
+        Raises HostError with RLIMIT_MEMLOCK where that is refused; then the ranges locked before stay locked.
+        """
+        if not ranges and not self.locked_bytes:
+            return
+        fresh: list[MappedFile] = []
+        try:
+            for fd, file in zip(self.fds, self.files, strict=True):
+                fresh.append(MappedFile(fd, file.size_bytes))
+            for index, offset, nbytes in ranges:
+                fresh[index].lock(offset, nbytes)
+        except BaseException:
+            for mapped in fresh:
+                mapped.close()
+            raise
+        old, self._maps = self._maps, fresh
+        for mapped in old:
+            mapped.close()
+
+    @property
+    def mapped_bytes(self) -> int:
+        """The size of all mappings."""
+        return sum(file.size_bytes for file in self.files) if self._maps else 0
+
+    @property
+    def locked_bytes(self) -> int:
+        """What mlock holds."""
+        return sum(mapped.locked_bytes for mapped in self._maps)
+
+    def resident_bytes(self) -> int | None:
+        """How much of the files is in the page cache; None where the kernel does not tell."""
+        counts = [mapped.resident_bytes() for mapped in self._maps]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    def close(self) -> None:
+        """Unmap, unlock and close. Idempotent."""
+        for mapped in self._maps:
+            mapped.close()
+        self._maps = []
+        while self.fds:
+            os.close(self.fds.pop())

@@ -1,0 +1,137 @@
+"""The models that are known, and what they are doing: for whoever looks. Changes nothing but its list of files."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from app.errors import LoadmasterError, ModelNotFound, NotFound
+from app.model import Tensor
+from app.placement import Placement
+from app.residency.jobs import Jobs
+from app.residency.records import JobKind, LayerRecord, ModelRecord, ModelState, TensorRecord, one_device
+from app.residency.registry import Entry, scan
+from app.residency.residents import Resident
+
+BUSY_STATE: Final = {
+    JobKind.LOAD: ModelState.LOADING,
+    JobKind.OFFLOAD: ModelState.MOVING,
+    JobKind.UNLOAD: ModelState.UNLOADING,
+}
+
+
+class Library:
+    """What the models directories hold, seen together with what is loaded and under way."""
+
+    def __init__(self, directories: Sequence[Path], residents: Mapping[str, Resident], jobs: Jobs) -> None:
+        self._directories = tuple(directories)
+        self._residents = residents
+        self._jobs = jobs
+        self._scanned: dict[str, Entry] = {}
+        self.failures: dict[str, LoadmasterError] = {}
+        """Why the last load of a model that is not loaded failed."""
+
+    async def rescan(self) -> None:
+        """Look at the directories again. A loaded model stays what it was when it was loaded."""
+        self._scanned = await asyncio.to_thread(scan, self._directories, self._scanned)
+        self.failures = {id_: error for id_, error in self.failures.items() if id_ in self._scanned}
+
+    def entry(self, model: str) -> Entry:
+        """The model's entry; ModelNotFound. Ids are looked up, never joined to a path."""
+        resident = self._residents.get(model)
+        entry = resident.entry if resident else self._scanned.get(model)
+        if entry is None:
+            raise ModelNotFound(model)
+        return entry
+
+    def entries(self) -> list[Entry]:
+        """All entries, by id."""
+        loaded = {id_: resident.entry for id_, resident in self._residents.items()}
+        return [entry for _, entry in sorted({**self._scanned, **loaded}.items())]
+
+    def state(self, entry: Entry) -> ModelState:
+        """What the model is doing."""
+        job = self._jobs.active(entry.id)
+        if job is not None:
+            return BUSY_STATE[job.kind]
+        if entry.id in self._residents:
+            return ModelState.LOADED
+        if entry.model is None:
+            return ModelState.INVALID
+        return ModelState.FAILED if entry.id in self.failures else ModelState.AVAILABLE
+
+    def record(self, entry: Entry) -> ModelRecord:
+        """The model at this moment."""
+        model, resident, job = entry.model, self._residents.get(entry.id), self._jobs.active(entry.id)
+        placement = resident.current.placement if resident else None
+        return ModelRecord(
+            id=entry.id,
+            created=entry.created,
+            type=model.type if model else None,
+            state=self.state(entry),
+            architecture=model.architecture if model else None,
+            parameters=model.parameters if model else None,
+            quantization=model.quantization if model else None,
+            size_bytes=entry.size_bytes,
+            n_layer=model.n_layer if model else None,
+            context_length=model.context_length if model else None,
+            n_gpu_layers=placement.n_gpu_layers if placement else None,
+            generation=resident.current.number if resident else None,
+            strategy=placement.strategy if placement else None,
+            job=job.id if job else None,
+            error=entry.error or self.failures.get(entry.id),
+        )
+
+    def records(self) -> tuple[ModelRecord, ...]:
+        """All models at this moment."""
+        return tuple(self.record(entry) for entry in self.entries())
+
+    def layers(self, entry: Entry) -> list[LayerRecord]:
+        """The model's layers and where they are; where it is not loaded, that is the host's files."""
+        placement = self._placement(entry)
+        records = []
+        for layer in entry.require_model().layers:
+            devices = placement.layer_devices(layer)
+            records.append(
+                LayerRecord(
+                    layer=layer.key,
+                    role=layer.role,
+                    size_bytes=layer.size_bytes,
+                    parameters=layer.parameters,
+                    types=layer.types,
+                    device=one_device(devices),
+                    devices=devices,
+                )
+            )
+        return records
+
+    def tensors(self, entry: Entry, tensors: Sequence[Tensor]) -> list[TensorRecord]:
+        """These tensors of the model and where they are."""
+        placement = self._placement(entry)
+        records = []
+        for tensor in tensors:
+            devices = placement.tensor_devices(tensor)
+            records.append(
+                TensorRecord(
+                    name=tensor.name,
+                    type=tensor.type,
+                    dimensions=tensor.dimensions,
+                    parameters=tensor.parameters,
+                    size_bytes=tensor.nbytes,
+                    layer=tensor.layer,
+                    device=one_device(devices),
+                    devices=devices,
+                )
+            )
+        return records
+
+    def tensor(self, entry: Entry, name: str) -> Tensor:
+        """A tensor of the model by its name; NotFound."""
+        try:
+            return entry.require_model().tensors_by_name[name]
+        except KeyError:
+            raise NotFound(f"{entry.id} has no tensor {name[:200]!r}", param="name", model=entry.id) from None
+
+    def _placement(self, entry: Entry) -> Placement:
+        resident = self._residents.get(entry.id)
+        return resident.current.placement if resident else Placement("", 0, ())

@@ -1,0 +1,388 @@
+"""Loadmaster: the owner of everything mutable, on the event loop. All requests come in here.
+
+A change is decided in one go, without an await between looking and claiming, then carried out by a job. DESIGN.md
+says who owns what, and why.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from app.devices import Device
+from app.errors import (
+    Cancelled,
+    InvalidModel,
+    LoadmasterError,
+    ModelBusy,
+    NotLoaded,
+    StaleGeneration,
+    Unavailable,
+    UnknownDevice,
+)
+from app.placement import HOST, PlacementRequest, Plan, moves
+from app.residency.changes import Changes
+from app.residency.events import Broadcast, Event, Payload
+from app.residency.jobs import Job, Jobs
+from app.residency.ledger import Ledger
+from app.residency.library import Library
+from app.residency.memory import Memory
+from app.residency.reading import Reading, open_reading
+from app.residency.reconcile import Decision, reconcile, restored
+from app.residency.records import JobKind, JobResult, JobState, Snapshot
+from app.residency.registry import Entry
+from app.residency.residents import Resident
+from app.residency.transfer import Transfer
+from app.residency.wishes import Wish, Wishes
+
+log = logging.getLogger(__name__)
+
+COPY_THREADS: Final = 64  # mostly waiting: one for each device of each model that is on its way
+MEMORY_SECONDS: Final = 0.1  # ten memory events a second at most
+
+
+class Loadmaster:
+    """Loads, places, rebalances and unloads models, and tells about it."""
+
+    def __init__(
+        self, directories: Sequence[Path], devices: Sequence[Device], wishes: Wishes, encode: Callable[[Payload], str]
+    ) -> None:
+        self.devices: Mapping[str, Device] = {device.id: device for device in devices}
+        self.broadcast = Broadcast(uuid.uuid4().hex[:12], encode)
+        self.jobs = Jobs()
+        self._residents: dict[str, Resident] = {}
+        self.library = Library(directories, self._residents, self.jobs)
+        self._ledger = Ledger({device.id: _limit(device) for device in devices})
+        self.memory = Memory(self.devices, self._ledger, self._residents)
+        self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer")
+        self._changes = Changes(
+            self._residents, self._ledger, Transfer(self.devices, self._ledger, self._threads), self._told
+        )
+        self._wishes = wishes
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._memory_changed = asyncio.Event()
+        self._stopping = False
+        self.restoring = False
+        """Whether the wishes of an earlier process are still being loaded."""
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Look at the models directories, then load in the background what is wished for."""
+        await self.library.rescan()
+        await self.memory.ask()
+        self._spawn(self._tell_memory())
+        self.restoring = True
+        self._spawn(self._restore(await self._wishes.all()))
+
+    async def stop(self) -> None:
+        """Call off what runs (the wishes stay), free everything, and return when it is free."""
+        self._stopping = True
+        self.broadcast.close()
+        for job in self.jobs.running():
+            job.cancel()
+        for job in self.jobs.running():
+            await job.wait_ended()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for resident in list(self._residents.values()):
+            await self._changes.withdraw(Job(JobKind.UNLOAD, resident.entry.id, None, lambda _: None), resident)
+        await self._changes.settle()
+        await self._wishes.close()
+        self._threads.shutdown()
+        for device in self.devices.values():
+            await asyncio.to_thread(device.close)
+
+    # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def plan(self, model: str, request: PlacementRequest, *, allow_unknown: bool = False) -> Plan:
+        """What `load` would do, without doing it; a plan that does not fit is returned, not raised."""
+        await self.memory.ask()
+        entry = self._loadable(model, allow_unknown=allow_unknown)
+        return self._decide(entry, self._resolved(request)).plan
+
+    async def load(
+        self, model: str, request: PlacementRequest, *, rebalance: bool = False, allow_unknown: bool = False
+    ) -> Job:
+        """Start to bring a model to where the request says; returns the job once the wish is durable.
+
+        Where it is so already, the job has ended. Raises ModelNotFound, InvalidModel, ModelBusy, InvalidValue,
+        UnknownDevice or DoesNotFit, with nothing begun.
+        """
+        await self.memory.ask()
+        entry = self._loadable(model, allow_unknown=allow_unknown)
+        return await self._place(entry, self._resolved(request), rebalance=rebalance)
+
+    async def offload(
+        self,
+        model: str,
+        changed: Callable[[PlacementRequest], PlacementRequest],
+        *,
+        generation: int | None = None,
+        rebalance: bool = False,
+    ) -> Job:
+        """Change the placement of a loaded model; `changed` makes the new request of the one that it is loaded by.
+
+        Raises NotLoaded, StaleGeneration where `generation` is not the current one, or what `load` raises.
+        """
+        await self.memory.ask()
+        entry = self._loadable(model, allow_unknown=True)
+        resident = self._residents.get(model)
+        active = self.jobs.active(model)
+        if resident is None:
+            raise NotLoaded(model) if active is None else ModelBusy(model, job=active.id, kind=active.kind)
+        if generation is not None and generation != resident.current.number:
+            raise StaleGeneration(model, expected=generation, generation=resident.current.number)
+        wish = self._wishes.current.get(model)
+        request = changed(wish.request if wish else PlacementRequest())
+        return await self._place(entry, self._resolved(request), rebalance=rebalance)
+
+    async def unload(self, model: str) -> Job:
+        """Start to unload a model; a load or offload that is under way is called off first."""
+        entry = self.library.entry(model)
+        active = self.jobs.active(model)
+        if active is not None and active.kind is JobKind.UNLOAD:
+            return await _accepted(active)
+        job = self._new_job(JobKind.UNLOAD, model, None)
+        if active is None and model not in self._residents:
+            self.library.failures.pop(model, None)
+            if model in self._wishes.current:  # of a restart that failed
+                await self._wishes.put(model, None)
+            return self._already(job, entry, None)
+        if active is not None:
+            active.superseded = True
+            active.cancel()
+
+        async def body() -> None:
+            if active is not None:
+                await active.wait_ended()
+            resident = self._residents.get(model)
+            if resident is not None:
+                await self._changes.withdraw(job, resident)
+
+        return await self._begin(job, None, body)
+
+    def cancel(self, job_id: str) -> Job:
+        """Call a job off; it ends once everything that it staged is undone. NotFound."""
+        job = self.jobs.get(job_id)
+        if not job.ended:
+            job.cancel()
+        return job
+
+    async def rescan(self) -> None:
+        """Look at the models directories again, and show everybody what is there now."""
+        await self.library.rescan()
+        self.broadcast.resync()
+
+    # ── looks ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def read(self, model: str, tensor: str) -> Reading:
+        """A tensor to read, held where it is now; the caller closes it."""
+        entry = self.library.entry(model)
+        found = self.library.tensor(entry, tensor)
+        return await open_reading(entry, self._residents.get(model), found)
+
+    async def snapshot(self) -> Event:
+        """The present as an event."""
+        await self.memory.ask()
+        jobs = tuple(job.record() for job in self.jobs.newest_first())
+        return self.broadcast.snapshot(Snapshot(self.library.records(), jobs, self.memory.record()))
+
+    # ── how a change begins and ends ─────────────────────────────────────────────────────────────────────────────
+
+    def _loadable(self, model: str, *, allow_unknown: bool) -> Entry:
+        """The entry of a model that may be loaded; InvalidModel says why it may not."""
+        entry = self.library.entry(model)
+        described = entry.require_model()
+        if described.type != "model":
+            raise InvalidModel(f"{model} is no model but {described.type!r}", model=model)
+        if described.problems:
+            more = f" (and {len(described.problems) - 1} more)" if len(described.problems) > 1 else ""
+            raise InvalidModel(f"{model}: {described.problems[0].message}{more}", model=model)
+        if not described.architecture_known and not allow_unknown:
+            message = (
+                f"unknown architecture {described.architecture!r}; allow_unknown_architecture loads it all the same"
+            )
+            raise InvalidModel(message, model=model, param="allow_unknown_architecture")
+        return entry
+
+    def _resolved(self, request: PlacementRequest) -> PlacementRequest:
+        """The request with its devices by id; UnknownDevice."""
+        if request.devices is None:
+            return request
+        known = {id_: device for id_, device in self.devices.items() if id_ != HOST}
+        by_uuid = {device.uuid: id_ for id_, device in known.items() if device.uuid}
+        ids = []
+        for name in request.devices:
+            if name not in known and name not in by_uuid:
+                raise UnknownDevice(name, list(known))
+            ids.append(by_uuid.get(name, name))
+        return replace(request, devices=tuple(ids))
+
+    def _room(self, model: str) -> dict[str, int]:
+        """What the model may hold of each device, accelerators first, in bytes."""
+        room = {id_: self._ledger.room(id_, model) for id_ in self.devices if id_ != HOST}
+        resident = self._residents.get(model)
+        locked = resident.files.locked_bytes if resident else 0
+        room[HOST] = self.memory.record().host.available_bytes + self._ledger.held(HOST, model) + locked
+        return room
+
+    def _decide(self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False) -> Decision:
+        resident = self._residents.get(entry.id)
+        current = resident.current.placement if resident else None
+        layers = entry.require_model().layers
+        return reconcile(layers, request, current, self._room(entry.id), rebalance=rebalance)
+
+    async def _place(self, entry: Entry, request: PlacementRequest, *, rebalance: bool) -> Job:
+        active = self.jobs.active(entry.id)
+        if active is not None:
+            if active.request == (request, rebalance):
+                return await _accepted(active)
+            raise ModelBusy(entry.id, job=active.id, kind=active.kind)
+        decision = self._decide(entry, request, rebalance=rebalance)
+        decision.plan.require_fit()
+        return await self._carry_out(entry, request, decision, joined_by=(request, rebalance))
+
+    async def _carry_out(
+        self, entry: Entry, request: PlacementRequest, decision: Decision, *, joined_by: object, restart: bool = False
+    ) -> Job:
+        resident = self._residents.get(entry.id)
+        job = self._new_job(JobKind.OFFLOAD if resident else JobKind.LOAD, entry.id, joined_by)
+        job.keeps_wish = restart
+        wish = Wish(request).placed(decision.plan.placement)
+        if resident is not None and not decision.moves.steps and resident.host is request.host:
+            if wish != self._wishes.current.get(entry.id):
+                await self._wishes.put(entry.id, wish)
+            return self._already(job, entry, resident)
+        self._ledger.claim(entry.id, decision.moves.claims())
+        return await self._begin(job, wish, lambda: self._changes.place(job, entry, request, decision))
+
+    def _new_job(self, kind: JobKind, model: str, joined_by: object) -> Job:
+        if self._stopping:
+            raise Unavailable("the service is stopping")
+        return Job(kind, model, joined_by, lambda job: self.broadcast.send(job.record()))
+
+    def _already(self, job: Job, entry: Entry, resident: Resident | None) -> Job:
+        """End a job that has nothing to do."""
+        job.generation = resident.current.number if resident else None
+        job.result = JobResult(moves((), (), {}).mode, 0, 0, 0)
+        self.jobs.add(job)
+        self.jobs.end(job, JobState.SUCCEEDED)
+        return job
+
+    async def _begin(self, job: Job, wish: Wish | None, body: Callable[[], Coroutine[None, None, None]]) -> Job:
+        """Make the job its model's active one, start it, and return once its wish is durable."""
+        self.jobs.add(job)
+        self.library.failures.pop(job.model, None)
+        self._spawn(self._run(job, wish, body))
+        return await _accepted(job)
+
+    async def _run(self, job: Job, wish: Wish | None, body: Callable[[], Coroutine[None, None, None]]) -> None:
+        former = self._wishes.current.get(job.model)
+        try:
+            await self._wishes.put(job.model, wish)
+            job.accepted.set()
+            job.start()
+            self._told(job.model)
+            await body()
+        except LoadmasterError as error:
+            await self._end_badly(job, wish, former, error)
+        except Exception:
+            log.exception("%s job %s of %s failed by a fault of ours", job.kind, job.id, job.model)
+            await self._end_badly(job, wish, former, LoadmasterError("internal error; the log has more"))
+        else:
+            self._end(job, JobState.SUCCEEDED, None)
+
+    async def _end_badly(self, job: Job, wish: Wish | None, former: Wish | None, error: LoadmasterError) -> None:
+        """Put back the wish that the job set out to change, unless a later one took its place, and end the job."""
+        resident = self._residents.get(job.model)
+        if not (job.superseded or job.keeps_wish or self._stopping):
+            if resident is not None and job.generation is not None and wish is not None:
+                # It stays at its last completed step, and so does what is wished for.
+                placement = resident.current.placement
+                former = Wish(replace(wish.request, n_gpu_layers=placement.n_gpu_layers)).placed(placement)
+            try:
+                await self._wishes.put(job.model, former)
+            except LoadmasterError:
+                log.exception("the former wish for %s could not be put back", job.model)
+        if resident is None and not isinstance(error, Cancelled) and job.kind is JobKind.LOAD:
+            self.library.failures[job.model] = error
+        self._end(job, JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED, error)
+
+    def _end(self, job: Job, state: JobState, error: LoadmasterError | None) -> None:
+        self._ledger.unclaim(job.model)
+        self.jobs.end(job, state, error)
+        self._told(job.model)
+        log.info("%s %s %s: %s", job.kind, job.model, job.state, error or f"{job.bytes_done} bytes copied")
+
+    # ── in the background ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _restore(self, wishes: Mapping[str, Wish | None]) -> None:
+        """Load what an earlier process was asked for; what cannot be loaded is failed, and still wished for."""
+        loading = []
+        for model, wish in wishes.items():
+            try:
+                if self.jobs.active(model) is not None or model in self._residents:
+                    continue  # somebody was faster, and knows better
+                entry = self._loadable(model, allow_unknown=True)
+                if wish is None:
+                    raise InvalidModel(f"{model}: its wish was written by another version", model=model)
+                loading.append(await self._load_again(entry, wish))
+            except LoadmasterError as error:
+                log.warning("%s cannot be loaded again: %s", model, error)
+                self.library.failures[model] = error
+        for job in loading:
+            await job.wait_ended()
+        self.restoring = False
+
+    async def _load_again(self, entry: Entry, wish: Wish) -> Job:
+        request = self._resolved(wish.request)
+        room = self._room(entry.id)
+        decision = reconcile(entry.require_model().layers, request, None, room)
+        placement = restored(entry.require_model(), wish, room)
+        if placement is not None:
+            decision = Decision(replace(decision.plan, placement=placement), moves((), placement.slabs, room))
+        else:
+            decision.plan.require_fit()
+        return await self._carry_out(entry, request, decision, joined_by=(request, False), restart=True)
+
+    def _told(self, model: str) -> None:
+        """Something about a model or its memory is new."""
+        try:
+            entry = self.library.entry(model)
+        except LoadmasterError:  # its file is gone, and it is loaded no more: there is nothing to tell of it
+            return
+        self.broadcast.send(self.library.record(entry))
+        self._memory_changed.set()
+
+    async def _tell_memory(self) -> None:
+        while True:
+            await self._memory_changed.wait()
+            self._memory_changed.clear()
+            await self.memory.ask()
+            self.broadcast.send(self.memory.record())
+            await asyncio.sleep(MEMORY_SECONDS)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _limit(device: Device) -> int:
+    """What of a device may be ours: of an accelerator what is free at the start, of the host all of it."""
+    memory = device.memory()
+    return (memory.total_bytes if device.id == HOST else memory.free_bytes) or 0
+
+
+async def _accepted(job: Job) -> Job:
+    """The job, once its wish is durable; its error where it was refused for want of that."""
+    await job.accepted.wait()
+    if job.started_at is None and job.error is not None:
+        raise job.error
+    return job

@@ -1,0 +1,187 @@
+"""What residency tells about itself: values, taken at one moment. Sizes are in bytes; None is unknown, never 0."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.devices import DeviceKind
+from app.errors import LoadmasterError
+from app.model import LayerKey, Role
+
+
+class ModelState(StrEnum):
+    """What a model is doing. Derived, never stored."""
+
+    AVAILABLE = "available"
+    LOADING = "loading"
+    LOADED = "loaded"
+    MOVING = "moving"
+    UNLOADING = "unloading"
+    INVALID = "invalid"
+    FAILED = "failed"
+
+
+class JobKind(StrEnum):
+    """What a job does to its model."""
+
+    LOAD = "load"
+    OFFLOAD = "offload"
+    UNLOAD = "unload"
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a job did: how it moved, and what it copied and released."""
+
+    mode: str
+    steps: int
+    copied_bytes: int
+    released_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job at one moment. Times are seconds since the epoch; `bytes_*` count bytes copied to devices."""
+
+    id: str
+    kind: JobKind
+    model: str
+    state: JobState
+    stage: str | None
+    stages: tuple[str, ...]
+    progress: float
+    bytes_done: int
+    bytes_total: int
+    bytes_per_second: float | None
+    eta_seconds: float | None
+    generation: int | None
+    result: JobResult | None
+    error: LoadmasterError | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A model at one moment: what the file says, and what is loaded of it."""
+
+    id: str
+    created: int
+    type: str | None
+    state: ModelState
+    architecture: str | None
+    parameters: int | None
+    quantization: str | None
+    size_bytes: int
+    n_layer: int | None
+    context_length: int | None
+    n_gpu_layers: int | None
+    generation: int | None
+    strategy: str | None
+    job: str | None
+    error: LoadmasterError | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """A layer and where its bytes are; `size_bytes` is the sum of `devices`."""
+
+    layer: LayerKey
+    role: Role
+    size_bytes: int
+    parameters: int
+    types: tuple[str, ...]
+    device: str | None
+    devices: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """A tensor and where its bytes are; `dimensions` in GGUF order, fastest first."""
+
+    name: str
+    type: str
+    dimensions: tuple[int, ...]
+    parameters: int
+    size_bytes: int
+    layer: LayerKey
+    device: str | None
+    devices: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemoryRecord:
+    """One accelerator: what the driver reports (total, free), and what we hold (the ledger)."""
+
+    id: str
+    kind: DeviceKind
+    name: str
+    uuid: str | None
+    total_bytes: int | None
+    free_bytes: int | None
+    limit_bytes: int
+    used_bytes: int
+    weights_bytes: int
+    padding_bytes: int
+    reserved_bytes: int
+    retired_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemoryRecord:
+    """The host: the system's memory, and what loaded models have in it."""
+
+    total_bytes: int
+    available_bytes: int
+    mapped_bytes: int
+    resident_bytes: int | None
+    locked_bytes: int
+    buffered_bytes: int
+    process_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemoryRecord:
+    """A loaded model's tensor bytes by device id, the host ("cpu") included; `gpu_bytes + cpu_bytes = total_bytes`."""
+
+    id: str
+    total_bytes: int
+    gpu_bytes: int
+    cpu_bytes: int
+    gpu_percent: float
+    cpu_percent: float
+    devices: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRecord:
+    """All memory in one answer; `time` in seconds since the epoch."""
+
+    time: float
+    devices: tuple[DeviceMemoryRecord, ...]
+    host: HostMemoryRecord
+    models: tuple[ModelMemoryRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The present, as an event stream opens with it."""
+
+    models: tuple[ModelRecord, ...]
+    jobs: tuple[JobRecord, ...]
+    memory: MemoryRecord
+
+
+def one_device(devices: dict[str, int]) -> str | None:
+    """The device that holds all of it, or None where it is spread over several."""
+    return next(iter(devices)) if len(devices) == 1 else None

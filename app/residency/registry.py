@@ -1,0 +1,168 @@
+"""The models there are: every GGUF file below the models directories, looked at once and recognised afterwards.
+
+A model's id is its path below the directory without `.gguf`, lower-cased. Shards (`-00001-of-00003`) are one model,
+named without the suffix. Where two directories have the same relative path, the first directory wins.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from app.errors import GGUFError, HostError, InvalidModel, LoadmasterError
+from app.gguf import Header
+from app.model import Model, describe
+from app.residency.files import SourceFile, read_header
+
+SUFFIX: Final = ".gguf"
+SHARD: Final = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})$", re.DOTALL)
+SUBRESOURCES: Final = frozenset({
+    "data", "detokenize", "layers", "load", "memory", "metadata", "offload", "plan", "rescan", "statistics", "tensors",
+    "tokenize", "touch", "unload", "verify", "vocabulary",
+})  # fmt: skip
+"""The last segments of our own routes below /v1/models: an id that ends in one could not be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model as its files describe it. `model` is None and `error` says why where they cannot be read.
+
+    Headers are detached: long arrays are read again from the file when somebody looks at them.
+    """
+
+    id: str
+    created: int
+    size_bytes: int
+    files: tuple[SourceFile, ...]
+    headers: tuple[Header, ...]
+    model: Model | None
+    error: LoadmasterError | None
+
+    def require_model(self) -> Model:
+        """The model; InvalidModel, with the file's fault, where it cannot be read."""
+        if self.model is None:
+            raise InvalidModel(f"{self.id} cannot be used: {self.error}", model=self.id)
+        return self.model
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """The files of one model: `shards` by number where they are numbered."""
+
+    name: str  # relative, with its case, without .gguf and shard suffix
+    paths: tuple[tuple[int, Path], ...]
+    count: int | None
+
+    @property
+    def listed_as(self) -> str:
+        return f"{self.name}{SUFFIX}"
+
+
+def scan(directories: Sequence[Path], known: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Look at the directories; blocks. Files that are as they were in `known` are not opened again.
+
+    A file that cannot be read becomes an entry with its error; only a models directory that cannot be read raises.
+    """
+    entries: dict[str, Entry] = {}
+    for directory in directories:
+        root = _resolved(directory)
+        found: dict[str, list[_Candidate]] = defaultdict(list)
+        for candidate in _candidates(root):
+            found[candidate.name.lower()].append(candidate)
+        for id_, candidates in sorted(found.items()):
+            if id_ in entries:
+                continue
+            if len(candidates) > 1:
+                names = " and ".join(sorted(candidate.listed_as for candidate in candidates))
+                for candidate in candidates:
+                    entries[candidate.listed_as] = _invalid(
+                        candidate.listed_as, candidate, HostError(f"{names} have the same id {id_!r}")
+                    )
+            elif id_.rpartition("/")[2] in SUBRESOURCES:
+                reserved = HostError(f"the name ends in {id_.rpartition('/')[2]!r}, which is one of our routes")
+                listed_as = candidates[0].listed_as
+                entries[listed_as] = _invalid(listed_as, candidates[0], reserved)
+            else:
+                entries[id_] = _entry(id_, candidates[0], directories, known.get(id_))
+    return entries
+
+
+def _resolved(directory: Path) -> Path:
+    try:
+        root = directory.resolve(strict=True)
+        if not root.is_dir():
+            raise HostError(f"{directory} is not a directory")
+    except OSError as error:
+        raise HostError(f"models directory {directory}: {error.strerror}") from error
+    return root
+
+
+def _candidates(root: Path) -> Iterator[_Candidate]:
+    """Every model below `root`, its shards together. Links to directories are not followed."""
+    shards: dict[tuple[str, int], list[tuple[int, Path]]] = defaultdict(list)
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for file_name in sorted(names):
+            path = Path(folder, file_name)
+            if path.suffix.lower() != SUFFIX or file_name.startswith("."):
+                continue
+            name = path.relative_to(root).with_suffix("").as_posix()
+            name = name.encode("utf-8", "replace").decode()  # a name that is not UTF-8 could not be sent as JSON
+            shard = SHARD.match(name)
+            if shard:
+                shards[shard["base"], int(shard["count"])].append((int(shard["number"]), path))
+            else:
+                yield _Candidate(name, ((1, path),), None)
+    for (base, count), paths in shards.items():
+        yield _Candidate(base, tuple(sorted(paths)), count)
+
+
+def _entry(id_: str, candidate: _Candidate, directories: Sequence[Path], known: Entry | None) -> Entry:
+    try:
+        files = tuple(_source(path, directories) for _, path in candidate.paths)
+        if known is not None and known.files == files:
+            return known
+        _require_all_shards(candidate)
+        headers = tuple(read_header(file) for file in files)
+        model = describe(headers)
+    except (GGUFError, HostError) as error:
+        return _invalid(id_, candidate, error)
+    size = sum(file.size_bytes for file in files)
+    created = files[0].mtime_ns // 1_000_000_000
+    return Entry(id_, created, size, files, headers, model, None)
+
+
+def _source(path: Path, directories: Sequence[Path]) -> SourceFile:
+    """The regular file behind `path`, which may be a link as long as it stays below a models directory."""
+    try:
+        resolved = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise HostError(f"{path.name}: a link that leads nowhere") from error
+    if not any(resolved.is_relative_to(directory.resolve()) for directory in directories):
+        raise HostError(f"{path.name}: a link that leads out of the models directories")
+    return SourceFile.at(resolved)
+
+
+def _require_all_shards(candidate: _Candidate) -> None:
+    if candidate.count is None:
+        return
+    there = [number for number, _ in candidate.paths]
+    missing = sorted(set(range(1, candidate.count + 1)) - set(there))[:10] if candidate.count < 100_000 else []
+    if missing or len(there) != candidate.count:
+        numbers = ", ".join(str(number) for number in missing)
+        raise HostError(f"{candidate.name}: {len(there)} shards of {candidate.count}; missing: {numbers or 'none'}")
+
+
+def _invalid(id_: str, candidate: _Candidate, error: LoadmasterError) -> Entry:
+    """An entry for what cannot be read; its size and time are what the directory says, or 0 where it says nothing."""
+    created, size = 0, 0
+    for _, path in candidate.paths:
+        try:
+            status = path.lstat()
+        except OSError:
+            continue
+        created, size = int(status.st_mtime), size + status.st_size
+    return Entry(id_, created, size, (), (), None, error)

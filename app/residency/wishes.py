@@ -1,0 +1,142 @@
+"""Wishes: what should be loaded, and how. Durable before anybody is told that it will be.
+
+A wish outlives the process: a restart reads the wishes and loads them again. One SQLite file in the state directory,
+in WAL mode with full synchronisation, is all there is; a lock beside it keeps a second process out, which would own a
+second copy of the memory.
+"""
+
+import asyncio
+import fcntl
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Self, TypeVar
+
+from app.errors import HostError
+from app.model import LayerKey
+from app.placement import HostMode, Placement, PlacementRequest, SplitMode, Strategy
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a model should be loaded: what was asked for, and the device of each layer that came of it.
+
+    A restart puts the layers where they were if it can; a changed offload keeps the fields that it leaves out.
+    """
+
+    request: PlacementRequest
+    devices: tuple[tuple[LayerKey, str], ...] | None = None
+
+    def placed(self, placement: Placement) -> "Wish":
+        """The same wish with the devices of a placement's slabs."""
+        return replace(self, devices=tuple((slab.layer, slab.device) for slab in placement.slabs))
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Wish":
+        """The wish that `to_json` wrote; ValueError, TypeError or KeyError for anything else."""
+        data: dict[str, Any] = json.loads(text)
+        request: dict[str, Any] = data["request"]
+        weights, devices = request["split_weights"], request["devices"]
+        return cls(
+            PlacementRequest(
+                n_gpu_layers=request["n_gpu_layers"],
+                strategy=Strategy(request["strategy"]),
+                devices=None if devices is None else tuple(devices),
+                split_mode=SplitMode(request["split_mode"]),
+                split_weights=tuple(weights) if isinstance(weights, list) else weights,
+                margin_bytes=request["margin_bytes"],
+                host=HostMode(request["host"]),
+            ),
+            None if data["devices"] is None else tuple((layer, device) for layer, device in data["devices"]),
+        )
+
+
+class Wishes:
+    """The wishes by model id. Everything runs on one thread of its own; an await returns when it is on the disk."""
+
+    def __init__(self, connection: sqlite3.Connection, lock: IO[str], thread: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._thread = thread
+        self.current: dict[str, Wish] = {}
+        """The wishes that are durable now; what cannot be read is not among them."""
+
+    @classmethod
+    async def open(cls, directory: Path) -> Self:
+        """The wishes kept in `directory`, which is made if need be; HostError where that cannot be."""
+        thread = ThreadPoolExecutor(1, "wishes")
+        try:
+            connection, lock = await asyncio.get_running_loop().run_in_executor(thread, _open, directory)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(connection, lock, thread)
+
+    async def all(self) -> Mapping[str, Wish | None]:
+        """Read every wish anew; None for one that this version cannot read."""
+        rows = await self._run(lambda: self._connection.execute("SELECT model, wish FROM wishes").fetchall())
+        wishes = {model: _parsed(text) for model, text in rows}
+        self.current = {model: wish for model, wish in wishes.items() if wish is not None}
+        return wishes
+
+    async def put(self, model: str, wish: Wish | None) -> None:
+        """Set a model's wish, or withdraw it; returns when it is durable. HostError where it cannot be."""
+        if wish is None:
+            await self._run(lambda: self._connection.execute("DELETE FROM wishes WHERE model = ?", (model,)))
+            self.current.pop(model, None)
+        else:
+            text = wish.to_json()
+            await self._run(
+                lambda: self._connection.execute("INSERT OR REPLACE INTO wishes VALUES (?, ?)", (model, text))
+            )
+            self.current[model] = wish
+
+    async def close(self) -> None:
+        """Close the file and let another process have it."""
+        await self._run(self._connection.close)
+        self._lock.close()
+        self._thread.shutdown()
+
+    async def _run(self, action: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        except sqlite3.Error as error:
+            raise HostError(f"the state directory cannot be used: {error}") from error
+
+
+def _open(directory: Path) -> tuple[sqlite3.Connection, IO[str]]:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (directory / "lock").open("w")
+    except OSError as error:
+        raise HostError(f"state directory {directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Autocommit: each statement is a transaction of its own. One thread, but not the one that closes at exit.
+        connection = sqlite3.connect(directory / "wishes.sqlite", isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("CREATE TABLE IF NOT EXISTS wishes (model TEXT PRIMARY KEY, wish TEXT NOT NULL) STRICT")
+    except BlockingIOError as error:
+        lock.close()
+        raise HostError(f"state directory {directory}: another process uses it") from error
+    except sqlite3.Error as error:
+        lock.close()
+        raise HostError(f"state directory {directory}: {error}") from error
+    return connection, lock
+
+
+def _parsed(text: str) -> Wish | None:
+    try:
+        return Wish.from_json(text)
+    except (ValueError, TypeError, KeyError):
+        return None
