@@ -1,0 +1,47 @@
+"""Raw bytes over HTTP: one range of them (RFC 9110, section 14), and a response that lets go at its end."""
+
+import re
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.residency.reading import Reading
+
+
+class RangeNotSatisfiable(Exception):
+    """A range that holds none of the bytes there are."""
+
+
+def byte_range(header: str | None, nbytes: int) -> tuple[int, int] | None:
+    """Start and stop of the one range that a Range header asks for, in bytes; None where all of it is to be sent.
+
+    Other units, several ranges and what is no range at all are ignored, as the RFC has it. Raises RangeNotSatisfiable.
+    """
+    asked = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", header or "", re.ASCII)
+    if asked is None or asked.groups() == ("", ""):
+        return None
+    first, last = asked.groups()
+    if not first:
+        start, stop = max(0, nbytes - int(last)), nbytes
+    else:
+        start, stop = int(first), min(int(last) + 1 if last else nbytes, nbytes)
+        if last and int(last) < int(first):
+            return None
+    if start >= stop:
+        raise RangeNotSatisfiable
+    return start, stop
+
+
+class TensorResponse(StreamingResponse):
+    """Streams a tensor's bytes. Whatever becomes of the client, the hold ends with the response."""
+
+    def __init__(self, reading: Reading, start: int, stop: int, **named: object) -> None:
+        super().__init__(reading.chunks(start, stop), media_type="application/octet-stream", **named)  # type: ignore[arg-type]
+        self._reading = reading
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send, then let go."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._reading.close()

@@ -1,0 +1,45 @@
+"""Typed access to what the lifespan made."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Query, Request
+
+from app.residency import Loadmaster
+from app.residency.events import Listener
+from app.residency.registry import Entry
+
+
+def _loadmaster(request: Request) -> Loadmaster:
+    loadmaster: Loadmaster = request.state.loadmaster
+    return loadmaster
+
+
+LoadmasterDep = Annotated[Loadmaster, Depends(_loadmaster)]
+
+ModelId = Annotated[str, Path(alias="id", description="The model's id; it may hold slashes.")]
+
+
+def _entry(model: ModelId, loadmaster: LoadmasterDep) -> Entry:
+    return loadmaster.library.entry(model)
+
+
+EntryDep = Annotated[Entry, Depends(_entry)]
+
+
+async def _listener(
+    loadmaster: LoadmasterDep,
+    last_event_id: Annotated[str | None, Header(description="Replay what came after this event.")] = None,
+) -> AsyncIterator[Listener]:
+    """A listener that leaves when the response ends. Made here, for an error inside a stream could not be told."""
+    listener = loadmaster.broadcast.listen(last_event_id)
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+ListenerDep = Annotated[Listener, Depends(_listener)]
+
+Offset = Annotated[int, Query(ge=0, le=2**63 - 1, description="How many to leave out at the front.")]
+Limit = Annotated[int, Query(ge=1, le=10_000, description="How many to give at most.")]

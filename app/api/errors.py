@@ -1,0 +1,120 @@
+"""One table from error to status, and one body for every error: OpenAI's, with our numbers beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app import errors
+from app.errors import LoadmasterError
+
+STATUS: Final[dict[type[LoadmasterError], HTTPStatus]] = {
+    errors.GGUFError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.InvalidValue: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.MalformedJSON: HTTPStatus.BAD_REQUEST,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.ModelNotFound: HTTPStatus.NOT_FOUND,
+    errors.ModelError: HTTPStatus.CONFLICT,
+    errors.InvalidModel: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.StaleGeneration: HTTPStatus.PRECONDITION_FAILED,
+    errors.DoesNotFit: HTTPStatus.INSUFFICIENT_STORAGE,
+    errors.DeviceError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.HostError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.Cancelled: HTTPStatus.CONFLICT,
+    errors.TooManyClients: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The nearest class along an error's ancestry decides."""
+
+RETRY_AFTER_SECONDS: Final = "5"
+
+TYPE: Final = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.CONFLICT: "conflict_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "server_error",
+    HTTPStatus.INSUFFICIENT_STORAGE: "insufficient_memory_error",
+}
+
+CODE: Final = {
+    HTTPStatus.NOT_FOUND: "route_not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
+}
+
+
+def status_of(error: type[LoadmasterError]) -> HTTPStatus:
+    """The status of an error class."""
+    return next((STATUS[base] for base in error.__mro__ if base in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def error_object(error: LoadmasterError) -> dict[str, Any]:
+    """What stands under `error` in a body, in a job and in a model: message, type, code, param and the numbers."""
+    kind = TYPE.get(status_of(type(error)), "invalid_request_error")
+    return {**error.facts, "message": str(error), "type": kind, "code": error.code, "param": error.param}
+
+
+def error_response(error: LoadmasterError) -> JSONResponse:
+    """The whole answer."""
+    status = status_of(type(error))
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse({"error": error_object(error)}, status, headers)
+
+
+def raw_error_response(
+    status: HTTPStatus, message: str, param: str | None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The body of an error that is HTTP's own and has no class of ours."""
+    code = CODE.get(status, status.phrase.lower().replace(" ", "_"))
+    kind = TYPE.get(status, "invalid_request_error")
+    return JSONResponse(
+        {"error": {"message": message, "type": kind, "code": code, "param": param}}, status, dict(headers or {})
+    )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Give every error, ours and the framework's, the one body."""
+
+    @app.exception_handler(LoadmasterError)
+    async def ours(_: Request, error: LoadmasterError) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return error_response(_translated(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return raw_error_response(HTTPStatus(error.status_code), message, None, error.headers)
+
+
+def _translated(found: Sequence[Any]) -> LoadmasterError:
+    """The framework's first complaint in our words: which field, and what is wrong with it."""
+    first = found[0]
+    where = [part for part in first["loc"][1:] if isinstance(part, str | int)]
+    if first["type"] == "json_invalid":
+        return errors.MalformedJSON(f"the body is not JSON: {first['ctx']['error']}")
+    if not where and isinstance(first["input"], bytes):
+        return errors.MalformedJSON("the body must be JSON and say so: Content-Type: application/json")
+    param = ".".join(str(part) for part in where) or first["loc"][0]
+    message = first["msg"].removeprefix("Value error, ")
+    return errors.InvalidValue(f"{param}: {message}; got {_shown(first['input'])}", param=param)
+
+
+def _shown(value: object) -> str:
+    """A value as it was sent, if it is short. Python refuses to print integers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 100 else text[:100] + "…"

@@ -1,0 +1,185 @@
+"""The models there are, and what their files say: metadata, tensors, layers, memory."""
+
+from http import HTTPStatus
+from itertools import islice
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+
+from app.api.byte_ranges import RangeNotSatisfiable, TensorResponse, byte_range
+from app.api.deps import EntryDep, Limit, LoadmasterDep, Offset
+from app.api.errors import raw_error_response
+from app.api.schemas import (
+    ErrorBody,
+    FileOut,
+    ListOut,
+    MetadataOut,
+    MetadataValueOut,
+    ModelDetailOut,
+    ModelOut,
+    ProblemOut,
+    VocabularyOut,
+)
+from app.errors import InvalidValue, NotLoaded
+from app.gguf import Array
+from app.model import LayerKey
+from app.residency.reading import read_metadata
+from app.residency.records import LayerRecord, ModelMemoryRecord, ModelState, TensorRecord
+
+router = APIRouter(
+    prefix="/v1/models",
+    tags=["models"],
+    responses={404: {"model": ErrorBody, "description": "There is no such model."}},
+)
+
+INLINE_ELEMENTS = 64
+HEAD_ELEMENTS = 8
+
+
+@router.get("")
+async def models(
+    loadmaster: LoadmasterDep,
+    state: Annotated[ModelState | None, Query(description="Only models in this state.")] = None,
+    offset: Offset = 0,
+    limit: Limit | None = None,
+) -> ListOut[ModelOut]:
+    """All models: what OpenAI's clients expect of a list of models, and more."""
+    found = [record for record in loadmaster.library.records() if state is None or record.state is state]
+    page = found[offset : None if limit is None else offset + limit]
+    return ListOut(data=[ModelOut.model_validate(record) for record in page], total=len(found))
+
+
+@router.post("/rescan")
+async def rescan(loadmaster: LoadmasterDep) -> ListOut[ModelOut]:
+    """Look at the models directories again, and list what is there now."""
+    await loadmaster.rescan()
+    return await models(loadmaster)
+
+
+@router.get("/{id:path}/metadata")
+async def metadata(
+    entry: EntryDep,
+    key: Annotated[str | None, Query(description="One key, its array whole.")] = None,
+    offset: Offset = 0,
+    limit: Limit | None = None,
+) -> MetadataOut | MetadataValueOut:
+    """The file's key/value pairs; long arrays in short, unless one is asked for by `key`."""
+    stop = None if limit is None else offset + limit
+    if key is not None:
+        value = await read_metadata(entry, key)
+        kind = entry.headers[0].value_types[key].name.lower()
+        if not isinstance(value, list):
+            return MetadataValueOut(key=key, type=kind, value=value, total=1)
+        return MetadataValueOut(key=key, type=kind, value=value[offset:stop], total=len(value))
+    entry.require_model()
+    pairs = entry.headers[0].metadata
+    page = {name: _in_short(value) for name, value in islice(pairs.items(), min(offset, len(pairs)), stop)}
+    return MetadataOut(data=page, total=len(pairs))
+
+
+@router.get("/{id:path}/tensors")
+async def tensors(
+    entry: EntryDep,
+    loadmaster: LoadmasterDep,
+    layer: Annotated[str | None, Query(description="Only this layer: a number, `input` or `output`.")] = None,
+    offset: Offset = 0,
+    limit: Limit = 1000,
+) -> ListOut[TensorRecord]:
+    """The tensors in file order, and where their bytes are."""
+    found = entry.require_model().tensors
+    if layer is not None:
+        wanted = _layer_key(layer)
+        found = tuple(tensor for tensor in found if tensor.layer == wanted)
+    return ListOut(data=loadmaster.library.tensors(entry, found[offset : offset + limit]), total=len(found))
+
+
+@router.get(
+    "/{id:path}/tensors/{name}/data",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The tensor's bytes."},
+        206: {"content": {"application/octet-stream": {}}, "description": "The range that was asked for."},
+        416: {"model": ErrorBody, "description": "The range holds none of the tensor's bytes."},
+    },
+)
+async def tensor_data(
+    entry: EntryDep,
+    name: str,
+    loadmaster: LoadmasterDep,
+    range_: Annotated[str | None, Header(alias="Range", description="One range: `bytes=0-255`.")] = None,
+) -> Response:
+    """The raw bytes, read back from where the tensor is now: from its slab on a device, else from the file."""
+    size = loadmaster.library.tensor(entry, name).nbytes
+    try:
+        part = byte_range(range_, size)
+    except RangeNotSatisfiable:
+        message = f"Range: {range_} holds none of the {size} bytes of {name}"
+        status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        return raw_error_response(status, message, "Range", {"Content-Range": f"bytes */{size}"})
+    reading = await loadmaster.read(entry.id, name)
+    start, stop = part or (0, size)
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Length": str(stop - start),
+        "X-Loadmaster-Device": ",".join(reading.devices),
+        "X-Loadmaster-Generation": str(reading.generation.number),
+    }
+    if part is not None:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    return TensorResponse(reading, start, stop, headers=headers, status_code=200 if part is None else 206)
+
+
+@router.get("/{id:path}/layers")
+async def layers(entry: EntryDep, loadmaster: LoadmasterDep) -> ListOut[LayerRecord]:
+    """Every layer with its bytes, parameters, quantisation and devices."""
+    found = loadmaster.library.layers(entry)
+    return ListOut(data=found, total=len(found))
+
+
+@router.get(
+    "/{id:path}/memory",
+    responses={409: {"model": ErrorBody, "description": "The model is not loaded."}},
+)
+async def memory(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelMemoryRecord:
+    """A loaded model's bytes by device."""
+    record = loadmaster.memory.model(entry.id)
+    if record is None:
+        raise NotLoaded(entry.id)
+    return record
+
+
+@router.get("/{id:path}")
+async def model(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelDetailOut:
+    """One model with hyperparameters, files and facts about its vocabulary."""
+    described = entry.model
+    listed = ModelOut.model_validate(loadmaster.library.record(entry)).model_dump()
+    files = [FileOut(name=file.name, size_bytes=file.size_bytes, modified=file.mtime_ns / 1e9) for file in entry.files]
+    if described is None:
+        return ModelDetailOut(**listed, files=files)
+    vocabulary = described.vocabulary
+    return ModelDetailOut(
+        **listed,
+        name=described.name,
+        architecture_known=described.architecture_known,
+        hyperparameters=described.hyperparameters.as_facts(),
+        vocabulary=VocabularyOut.model_validate(vocabulary) if vocabulary else None,
+        files=files,
+        problems=[ProblemOut.model_validate(problem) for problem in described.problems],
+    )
+
+
+def _in_short(value: Any) -> Any:
+    """A value as it is, or a long array's type, length and first elements."""
+    if not isinstance(value, Array):
+        return value
+    if len(value) <= INLINE_ELEMENTS and value.complete:
+        return value.tolist()
+    return {"type": value.type.name.lower(), "count": len(value), "head": value.head(HEAD_ELEMENTS)}
+
+
+def _layer_key(text: str) -> LayerKey:
+    if text in ("input", "output"):
+        return "input" if text == "input" else "output"
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return int(text)
+    raise InvalidValue(f'layer: must be a number, "input" or "output", got {text[:100]!r}', param="layer")

@@ -1,0 +1,83 @@
+"""The service itself: devices, all memory, probes, metrics."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from app.api.deps import LoadmasterDep
+from app.api.metrics import exposition
+from app.api.schemas import DeviceOut, HealthOut, ListOut
+from app.placement import HOST
+from app.residency.records import MemoryRecord
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/v1/devices")
+async def devices(loadmaster: LoadmasterDep) -> ListOut[DeviceOut]:
+    """The accelerators, and the host, with what they can do."""
+    await loadmaster.memory.ask()
+    record = loadmaster.memory.record()
+    found = [
+        DeviceOut(
+            id=memory.id,
+            kind=memory.kind,
+            name=memory.name,
+            uuid=memory.uuid,
+            total_bytes=memory.total_bytes,
+            free_bytes=memory.free_bytes,
+            limit_bytes=memory.limit_bytes,
+            capabilities=loadmaster.devices[memory.id].capabilities,
+        )
+        for memory in record.devices
+    ]
+    host = loadmaster.devices[HOST]
+    found.append(
+        DeviceOut(
+            id=host.id,
+            kind=host.kind,
+            name=host.name,
+            uuid=host.uuid,
+            total_bytes=record.host.total_bytes,
+            free_bytes=record.host.available_bytes,
+            limit_bytes=record.host.total_bytes,
+            capabilities=host.capabilities,
+        )
+    )
+    return ListOut(data=found, total=len(found))
+
+
+@router.get("/v1/memory")
+async def memory(loadmaster: LoadmasterDep) -> MemoryRecord:
+    """All memory in one answer: what we hold, and what the system reports."""
+    await loadmaster.memory.ask()
+    return loadmaster.memory.record()
+
+
+@router.get("/healthz")
+async def healthz() -> HealthOut:
+    """The process is alive."""
+    return HealthOut(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": HealthOut, "description": "Models are being loaded again."}})
+async def readyz(loadmaster: LoadmasterDep, response: Response) -> HealthOut:
+    """The service has what it had before it was restarted, as far as that can be had."""
+    status: Literal["ready", "restoring"] = "restoring" if loadmaster.restoring else "ready"
+    response.status_code = 503 if loadmaster.restoring else 200
+    return HealthOut(status=status)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(loadmaster: LoadmasterDep) -> Response:
+    """The same numbers for Prometheus."""
+    await loadmaster.memory.ask()
+    return Response(exposition(loadmaster), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> RedirectResponse:
+    """A browser that comes by is shown the API."""
+    return RedirectResponse("/docs")

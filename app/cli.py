@@ -1,0 +1,59 @@
+"""The `loadmaster` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+
+from app import __version__
+from app.config import Settings
+from app.errors import LoadmasterError
+from app.main import create_app
+
+main = typer.Typer(
+    name="loadmaster",
+    help="Loads, places and rebalances GGUF weights across host memory and GPUs, while they are in use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+STOP_SECONDS = 10
+
+
+@main.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@main.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on.")] = None,
+    models_dir: Annotated[str | None, typer.Option(help="Where the GGUF files are; several joined by `:`.")] = None,
+    devices: Annotated[str | None, typer.Option(help="auto, none, cuda, or a list such as sim:8GiB.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Where wishes are kept over a restart.")] = None,
+) -> None:
+    """Start the service. Options override the LOADMASTER_ environment variables."""
+    given = {"host": host, "port": port, "models_dir": models_dir, "devices": devices, "state_dir": state_dir}
+    try:
+        settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
+        uvicorn.run(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            server_header=False,
+        )
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"]) or "settings"
+            typer.echo(f"loadmaster: {name}: {problem['msg'].removeprefix('Value error, ')}", err=True)
+        raise typer.Exit(2) from None
+    except LoadmasterError as error:
+        typer.echo(f"loadmaster: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:  # uvicorn raises it again once it has stopped in good order
+        pass

@@ -1,0 +1,67 @@
+"""Settings: every environment variable, read once, by `main` and `cli` only."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Environment variables with the prefix LOADMASTER_; `loadmaster serve` overrides them by options."""
+
+    model_config = SettingsConfigDict(env_prefix="LOADMASTER_", frozen=True, extra="ignore")
+
+    models_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(Path("models"),), description="Where the GGUF files are; several directories are joined by `:`."
+    )
+    devices: str = Field(
+        default="auto", description="`auto`, `none`, `cuda`, or a list such as `sim:8GiB,sim:8GiB@12GiB/s`."
+    )
+    state_dir: Path = Field(
+        default=Path("~/.local/state/loadmaster"), description="Where wishes are kept over a restart."
+    )
+    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    port: int = Field(default=8288, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    allow_unauthenticated: bool = Field(
+        default=False, description="Listen on other addresses than loopback although there are no keys."
+    )
+
+    @field_validator("models_dir", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part for part in value.split(":") if part)
+        return (value,) if isinstance(value, Path) else value
+
+    @field_validator("models_dir")
+    @classmethod
+    def _expand_all(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not value:
+            raise ValueError("at least one directory is needed")
+        return tuple(path.expanduser() for path in value)
+
+    @field_validator("state_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @model_validator(mode="after")
+    def _refuse_an_open_door(self) -> Self:
+        if not self.allow_unauthenticated and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} is reachable from other machines, and there are no keys: anybody could load and "
+                "unload models. Listen on 127.0.0.1, or set LOADMASTER_ALLOW_UNAUTHENTICATED=true if something else "
+                "keeps strangers out"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,89 @@
+"""The composition root: every object of the program is made here, and taken down again.
+
+Run it as `loadmaster serve`, or `uvicorn --factory app.main:create_app`, with one worker: a second one would own a
+second copy of the memory. Importing this module has no effects.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import TypedDict
+
+from fastapi import FastAPI
+
+from app import __version__
+from app.api import events, jobs, models, placement, system
+from app.api.errors import add_error_handlers
+from app.api.schemas import encode
+from app.config import Settings
+from app.devices.host import HostDevice
+from app.devices.settings import open_devices
+from app.residency import Loadmaster
+from app.residency.wishes import Wishes
+
+MAX_BODY_BYTES = 1 << 20
+
+
+class State(TypedDict):
+    """What every request can reach."""
+
+    loadmaster: Loadmaster
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service. Settings are read from the environment unless they are given."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        wishes = await Wishes.open(settings.state_dir)
+        devices = await asyncio.to_thread(open_devices, settings.devices)
+        loadmaster = Loadmaster(settings.models_dir, [*devices, HostDevice()], wishes, encode)
+        try:
+            await loadmaster.start()
+            with _streams_end_first(loadmaster.broadcast.close):
+                yield State(loadmaster=loadmaster)
+        finally:
+            await loadmaster.stop()
+
+    app = FastAPI(
+        title="Loadmaster",
+        version=__version__,
+        summary="Loads, places and rebalances GGUF weights across host memory and GPUs, while they are in use.",
+        lifespan=lifespan,
+        max_body_size=MAX_BODY_BYTES,
+    )
+    add_error_handlers(app)
+    for module in (placement, models, jobs, events, system):  # `models` ends in a route that takes any path
+        app.include_router(module.router)
+    return app
+
+
+@contextmanager
+def _streams_end_first(close: Callable[[], None]) -> Iterator[None]:
+    """On SIGTERM and SIGINT end the event streams before the server's own handler runs.
+
+    uvicorn waits for open responses before it reaches the lifespan's end, and an event stream never ends by itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are another's business
+        return
+    loop = asyncio.get_running_loop()
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(close)
+        handler = former[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in former:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
