@@ -1,0 +1,7 @@
+"""What holds for every test."""
+
+from hypothesis import settings
+
+# A slow machine is no failure: no test asserts on a wall-clock time.
+settings.register_profile("loadmaster", deadline=None)
+settings.load_profile("loadmaster")
