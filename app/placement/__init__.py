@@ -1,8 +1,17 @@
 """What should be where: pure decisions, values to values.
 
->>> decided = plan(model.layers, budgets, PlacementRequest(n_gpu_layers="auto"))
->>> decided.fits, decided.placement.slabs
->>> moves(current.slabs, decided.placement.slabs, budgets)
+>>> from app.model import Tensor, group
+>>> ups = [Tensor(f"blk.{n}.ffn_up.weight", "F16", (500,), 500, 1000, 0, 1000 * n, layer=n) for n in range(4)]
+>>> budgets = [Budget("sim:0", 2048), Budget("sim:1", 1024)]
+>>> two = plan(group(ups), budgets, PlacementRequest(n_gpu_layers=2))
+>>> [(layer.layer, layer.device) for layer in two.layers]
+[(0, 'sim:0'), (1, 'sim:0'), (2, 'cpu'), (3, 'cpu')]
+>>> most = plan(group(ups), budgets, PlacementRequest(n_gpu_layers="auto"), current=two.placement)
+>>> most.n_gpu_layers, [(device.id, device.weights_bytes, device.padding_bytes) for device in most.devices]
+(3, [('sim:0', 2000, 48), ('sim:1', 1000, 24), ('cpu', 1000, 0)])
+>>> change = moves(two.placement.slabs, most.placement.slabs, {"sim:0": 2048, "sim:1": 1024})
+>>> [([slab.layer for slab in step.stage], [slab.layer for slab in step.release]) for step in change.steps]
+[([2], [])]
 
 Knows layers and numbers of bytes; has never seen a device, a file or a clock. Read `slabs.py` first (what a placement
 is), then `plan.py` (how one is chosen) and `moves.py` (how to get there without overflowing on the way).

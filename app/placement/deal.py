@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import gt, sub
 
 from app.model import Layer, LayerKey, Role
 from app.placement.request import PlacementRequest, SplitMode
-from app.placement.slabs import slab_bytes
-from app.placement.split import equally, fill_evenly, in_proportion
+from app.placement.split import equally, fill_evenly, fill_gaps, in_proportion
 
 Assignment = dict[LayerKey, str]
 """The device of each layer that is on one."""
@@ -20,36 +20,56 @@ class Budget:
     available_bytes: int
 
 
-def usable(budgets: Sequence[Budget], request: PlacementRequest) -> list[Budget]:
-    """The budgets that the split may use: one in mode `none`, else all with a weight above 0."""
+def usable(budgets: Sequence[Budget], request: PlacementRequest, held: Mapping[str, int]) -> list[Budget]:
+    """The budgets that the split may use: one in mode `none`, else all with a weight above 0.
+
+    The one is the device that already holds most of what is to be offloaded (`held`, in bytes by device id); else the
+    first where devices were named, or the one with the most room.
+    """
     if request.split_mode is SplitMode.NONE and budgets:
-        return [budgets[0] if request.devices else max(budgets, key=lambda budget: budget.available_bytes)]
+        named = request.devices is not None
+        return [max(budgets, key=lambda b: (held.get(b.device, 0), 0 if named else b.available_bytes))]
     if isinstance(request.split_weights, tuple):
         return [b for b, weight in zip(budgets, request.split_weights, strict=True) if weight > 0]
     return list(budgets)
 
 
 def deal(
-    layers: Sequence[Layer], budgets: Sequence[Budget], request: PlacementRequest, kept: Mapping[LayerKey, str]
+    layers: Sequence[Layer],
+    nbytes: Mapping[LayerKey, int],
+    budgets: Sequence[Budget],
+    request: PlacementRequest,
+    kept: Mapping[LayerKey, str],
 ) -> Assignment:
     """A device for each of `layers` (input, blocks, output, in order): `kept` stay, the others are dealt out.
 
-    `budgets` must not be empty unless `layers` is.
+    `nbytes` are the layers' slabs. `budgets` must not be empty unless `layers` is, and hold the devices of `kept`.
     """
     if not layers:
         return {}
     ids = [budget.device for budget in budgets]
-    new = [layer for layer in layers if layer.key not in kept]
     if request.split_mode is SplitMode.NONE:
-        dealt = {layer.key: ids[0] for layer in new}
-    elif request.split_weights == "free":
-        used = [sum(slab_bytes(layer) for layer in layers if kept.get(layer.key) == id_) for id_ in ids]
-        rooms = [budget.available_bytes for budget in budgets]
-        chosen = fill_evenly([slab_bytes(layer) for layer in new], rooms, used)
-        dealt = {layer.key: ids[index] for layer, index in zip(new, chosen, strict=True)}
-    else:
-        dealt = _deal_by_count(layers, ids, request, kept)
-    return {layer.key: kept.get(layer.key) or dealt[layer.key] for layer in layers}
+        return dict.fromkeys((layer.key for layer in layers), ids[0])
+    if request.split_weights == "free":
+        return _deal_by_room([layer.key for layer in layers], nbytes, budgets, kept)
+    return _deal_by_count(layers, ids, request, kept)
+
+
+def _deal_by_room(
+    layers: Sequence[LayerKey], nbytes: Mapping[LayerKey, int], budgets: Sequence[Budget], kept: Mapping[LayerKey, str]
+) -> Assignment:
+    new = [key for key in layers if key not in kept]
+    sizes = [nbytes[key] for key in new]
+    rooms = [budget.available_bytes for budget in budgets]
+    used = [sum(nbytes[key] for key, device in kept.items() if device == budget.device) for budget in budgets]
+    chosen = fill_evenly(sizes, rooms, used)
+    if kept:  # beside layers that stay, runs need not be contiguous
+        filled = list(used)
+        for size, index in zip(sizes, chosen, strict=True):
+            filled[index] += size
+        if any(map(gt, filled, rooms)):
+            chosen = fill_gaps(sizes, list(map(sub, rooms, used))) or chosen
+    return {**kept, **{key: budgets[index].device for key, index in zip(new, chosen, strict=True)}}
 
 
 def _deal_by_count(
@@ -73,4 +93,4 @@ def _deal_by_count(
     for layer in layers:  # the input goes to the first device used, the output to the last
         if layer.role is not Role.BLOCK and layer.key not in kept:
             dealt[layer.key] = in_use[0] if layer.role is Role.INPUT else in_use[-1]
-    return dealt
+    return {**dealt, **kept}

@@ -76,7 +76,7 @@ def moves(current: Collection[Slab], target: Collection[Slab], room: Mapping[str
 
 
 def _one_by_one(stage: list[Slab], release: list[Slab], held: dict[str, int], room: Mapping[str, int]) -> list[Step]:
-    """Stage whatever fits; where nothing does, take one layer off a device that is in the way.
+    """Stage whatever fits; where nothing does, take one layer that is in the way off its device.
 
     A layer that only changes devices stays readable on its old one until its copy is there, if there is room at all.
     """
@@ -90,8 +90,10 @@ def _one_by_one(stage: list[Slab], release: list[Slab], held: dict[str, int], ro
             stage.remove(fitting)
             held[fitting.device] = held.get(fitting.device, 0) + fitting.nbytes
         else:
-            in_the_way = [slab for slab in release if slab.device == stage[0].device]
-            replaced = (min(in_the_way, key=lambda slab: slab.layer in moving),)  # first those that leave for the host
+            wanted = {slab.device for slab in stage}
+            in_the_way = [slab for slab in release if slab.device in wanted]
+            # First one that leaves for the host anyway; else one that makes room for the next to be staged.
+            replaced = (min(in_the_way, key=lambda s: (s.layer in moving, s.device != stage[0].device)),)
             steps.append(Step((), replaced))
         for slab in replaced:
             release.remove(slab)

@@ -7,7 +7,7 @@ from app.errors import DoesNotFit, InvalidValue
 from app.model import Layer, LayerKey, Role
 from app.placement.deal import Assignment, Budget, deal, usable
 from app.placement.request import HostMode, PlacementRequest
-from app.placement.slabs import HOST, Placement, slab_bytes, slab_of
+from app.placement.slabs import HOST, Placement, slab_bytes, slab_of, slab_sums
 from app.placement.strategies import offloaded_blocks
 
 
@@ -76,7 +76,8 @@ def plan(
 
     `budgets` are the accelerators that the request allows, in order; `host_bytes` is what the host has available.
     With `current`, layers that are to be on a device and are on one stay there if that fits. n is chosen as for a
-    fresh load. Raises InvalidValue for an n that the model does not have, or a split that does not match `budgets`.
+    fresh load. Raises InvalidValue for an n that the model does not have, a device that is named twice, or a split
+    that does not match `budgets`.
     """
     planner = _Planner(layers, budgets, request, host_bytes)
     n = planner.checked_n()
@@ -88,6 +89,7 @@ def plan(
         sticky = planner.beside(n, current)
         if planner.fits(sticky):
             assignment = sticky
+            largest = max(n, largest or 0)  # what is there already may fit where a fresh plan would not
     return planner.describe(n, assignment, largest)
 
 
@@ -102,63 +104,63 @@ class _Planner:
             raise InvalidValue(
                 f"split.weights: {len(weights)} weights for {len(budgets)} devices", param="split.weights"
             )
+        if len({budget.device for budget in budgets}) < len(budgets):
+            names = ", ".join(budget.device for budget in budgets)
+            raise InvalidValue(f"devices: {names} names a device twice", param="devices")
         self.layers = layers
+        self.blocks = [layer.key for layer in layers if layer.role is Role.BLOCK]
+        self.size_bytes = {layer.key: layer.size_bytes for layer in layers}
+        self.slab_bytes = {layer.key: slab_bytes(layer) for layer in layers}
         self.request = request
-        self.n_layer = sum(layer.role is Role.BLOCK for layer in layers)
         self.budgets = [Budget(b.device, max(0, b.available_bytes - request.margin_bytes)) for b in budgets]
         self.host_bytes = None if host_bytes is None else max(0, host_bytes - request.margin_bytes)
-        self.usable = usable(self.budgets, request)
+        self.usable = usable(self.budgets, request, {})
 
     def checked_n(self) -> int | None:
         """The n that was asked for, or None for `auto`."""
-        n = self.n_layer if self.request.n_gpu_layers == "all" else self.request.n_gpu_layers
+        n_layer = len(self.blocks)
+        n = n_layer if self.request.n_gpu_layers == "all" else self.request.n_gpu_layers
         if isinstance(n, str):
             return None
-        if not 0 <= n <= self.n_layer:
-            raise InvalidValue(
-                f"n_gpu_layers: {n} is not between 0 and the model's {self.n_layer}", param="n_gpu_layers"
-            )
-        if n and not self.budgets:
+        if not 0 <= n <= n_layer:
+            raise InvalidValue(f"n_gpu_layers: {n} is not between 0 and the model's {n_layer}", param="n_gpu_layers")
+        if n and not self.usable:
             raise InvalidValue(f"n_gpu_layers: {n} layers need a device, and there is none", param="n_gpu_layers")
         return n
 
     def largest_n(self) -> int | None:
         """The largest n whose fresh plan fits; a plain scan from the top, for a plan by count is not monotone in n."""
-        top = self.n_layer if self.usable else 0
+        top = len(self.blocks) if self.usable else 0
         return next((n for n in range(top, -1, -1) if self.fits(self.fresh(n))), None)
 
     def offloaded(self, n: int) -> list[Layer]:
         """The layers that are to be on a device, in order."""
         if n == 0:
             return []
-        blocks = set(offloaded_blocks(self.request.strategy, n, self.n_layer))
+        blocks = {self.blocks[index] for index in offloaded_blocks(self.request.strategy, n, len(self.blocks))}
         return [layer for layer in self.layers if layer.role is not Role.BLOCK or layer.key in blocks]
 
     def fresh(self, n: int) -> Assignment:
         """The placement of a model that is not loaded."""
-        return deal(self.offloaded(n), self.usable, self.request, {})
+        return deal(self.offloaded(n), self.slab_bytes, self.usable, self.request, {})
 
     def beside(self, n: int, current: Placement) -> Assignment:
         """The placement in which every offloaded layer that is on a usable device already stays there."""
-        there = {(slab.layer, slab.device): slab for slab in current.slabs}
         layers = self.offloaded(n)
-        kept = {
-            layer.key: budget.device
-            for layer in layers
-            for budget in self.usable
-            if there.get((layer.key, budget.device)) == slab_of(layer, budget.device)
-        }
-        return deal(layers, self.usable, self.request, kept)
+        there = {slab.layer: slab for slab in current.slabs}
+        here = [slab for layer in layers if (slab := there.get(layer.key)) and slab == slab_of(layer, slab.device)]
+        budgets = usable(self.budgets, self.request, slab_sums(here))
+        ids = {budget.device for budget in budgets}
+        kept = {slab.layer: slab.device for slab in here if slab.device in ids}
+        return deal(layers, self.slab_bytes, budgets, self.request, kept)
 
     def needed(self, assignment: Assignment) -> dict[str, int]:
         """Slab bytes by device id; with a buffered host, the host's too."""
         needed = dict.fromkeys((HOST, *(budget.device for budget in self.budgets)), 0)
         for layer in self.layers:
             device = assignment.get(layer.key, HOST)
-            if device != HOST or self.request.host is HostMode.BUFFERED:
-                needed[device] += slab_bytes(layer)
-            else:
-                needed[HOST] += layer.size_bytes
+            in_slab = device != HOST or self.request.host is HostMode.BUFFERED
+            needed[device] += (self.slab_bytes if in_slab else self.size_bytes)[layer.key]
         return needed
 
     def fits(self, assignment: Assignment) -> bool:
@@ -177,10 +179,10 @@ class _Planner:
         slabs = tuple(
             slab_of(layer, assignment.get(layer.key, HOST))
             for layer in self.layers
-            if slab_bytes(layer) and (buffered or layer.key in assignment)
+            if self.slab_bytes[layer.key] and (buffered or layer.key in assignment)
         )
         placement = Placement(self.request.strategy, n, slabs)
-        weights = placement.device_bytes(sum(layer.size_bytes for layer in self.layers))
+        weights = placement.device_bytes(sum(self.size_bytes.values()))
         needed = self.needed(assignment)
         rooms: list[tuple[str, int | None]] = [(b.device, b.available_bytes) for b in self.budgets]
         devices = tuple(

@@ -2,9 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from fractions import Fraction
+from itertools import accumulate, pairwise
+from typing import Final
 
-SHARE_STEPS = 24  # halvings of the fill share: finer than one part in ten million
+WHOLE: Final = 1 << 24
+"""A device's whole room, in the parts that shares are counted in: integers, for sizes go up to 2^63."""
 
 
 def fill_evenly(sizes: Sequence[int], rooms: Sequence[int], used: Sequence[int]) -> list[int]:
@@ -15,29 +18,42 @@ def fill_evenly(sizes: Sequence[int], rooms: Sequence[int], used: Sequence[int])
     """
     ends = list(accumulate(sizes, initial=0))
 
-    def cut(share: float) -> list[int] | None:
-        devices: list[int] = []
-        for device, room in enumerate(rooms):
-            start = len(devices)
-            left = int(room * share) - used[device]
-            stop = bisect_right(ends, ends[start] + left) - 1 if left >= 0 else start
-            devices += [device] * (stop - start)
-        return devices if len(devices) == len(sizes) else None
+    def cut(share: int) -> list[int] | None:
+        """Where each device's run stops if none is filled beyond `share`; None where that leaves items over."""
+        stops = [0]
+        for room, held in zip(rooms, used, strict=True):
+            left = room * share // WHOLE - held
+            stops.append(bisect_right(ends, ends[stops[-1]] + left) - 1 if left >= 0 else stops[-1])
+        return stops if stops[-1] == len(sizes) else None
 
-    low, high, best = 0.0, 1.0, cut(1.0)
-    while best is None and high < 1 << 40:
+    low, high = 0, WHOLE
+    while (best := cut(high)) is None and high < WHOLE << 40:
         low, high = high, high * 2
-        best = cut(high)
     if best is None:  # no room anywhere
         return [max(range(len(rooms)), key=rooms.__getitem__)] * len(sizes)
-    for _ in range(SHARE_STEPS):
-        middle = (low + high) / 2
-        found = cut(middle)
-        if found is None:
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (found := cut(middle)) is None:
             low = middle
         else:
             high, best = middle, found
-    return best
+    return [device for device, (start, stop) in enumerate(pairwise(best)) for _ in range(stop - start)]
+
+
+def fill_gaps(sizes: Sequence[int], gaps: Sequence[int]) -> list[int] | None:
+    """Each item's device index, the largest item first and each into the tightest gap that takes it.
+
+    For what no contiguous cut fits; None where this finds no fit either, which does not prove that there is none.
+    """
+    left = list(gaps)
+    chosen = [0] * len(sizes)
+    for item in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+        roomy = [device for device, gap in enumerate(left) if sizes[item] <= gap]
+        if not roomy:
+            return None
+        chosen[item] = min(roomy, key=left.__getitem__)
+        left[chosen[item]] -= sizes[item]
+    return chosen
 
 
 def equally(n: int, devices: int) -> list[int]:
@@ -51,7 +67,6 @@ def in_proportion(n: int, weights: Sequence[float]) -> list[int]:
 
     Weights are above 0. The counts add up to n.
     """
-    largest = max(weights)
-    sums = list(accumulate(weight / largest for weight in weights))  # scaled: 1e308 twice must not become infinity
-    stops = [int(n * (upto / sums[-1])) for upto in sums]
-    return [stop - start for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+    # As written and exactly: 0.1, 0.2 and 0.7 of ten blocks are 1, 2 and 7, and 1e308 twice is no infinity.
+    sums = list(accumulate((Fraction(repr(weight)) for weight in weights), initial=Fraction(0)))
+    return [int(n * upto / sums[-1]) - int(n * before / sums[-1]) for before, upto in pairwise(sums)]
