@@ -1,5 +1,6 @@
 """The `loadmaster` command."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,6 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.config import Settings
-from app.errors import LoadmasterError
 from app.main import create_app
 
 main = typer.Typer(
@@ -36,10 +36,15 @@ def serve(
     devices: Annotated[str | None, typer.Option(help="auto, none, cuda, or a list such as sim:8GiB.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where wishes are kept over a restart.")] = None,
 ) -> None:
-    """Start the service. Options override the LOADMASTER_ environment variables."""
+    """Start the service. Options override the LOADMASTER_ environment variables.
+
+    Exits with 2 for a setting that cannot be, and with 3 where the service cannot start.
+    """
     given = {"host": host, "port": port, "models_dir": models_dir, "devices": devices, "state_dir": state_dir}
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
+        # After a stop in good order uvicorn raises the signal again, which would be the exit code of a crash.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         uvicorn.run(
             create_app(settings),
             host=settings.host,
@@ -52,8 +57,5 @@ def serve(
             name = ".".join(str(part) for part in problem["loc"]) or "settings"
             typer.echo(f"loadmaster: {name}: {problem['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from None
-    except LoadmasterError as error:
-        typer.echo(f"loadmaster: {error}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:  # uvicorn raises it again once it has stopped in good order
+    except KeyboardInterrupt:
         pass

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.devices.settings import parse_devices
+from app.errors import InvalidValue
+
 
 class Settings(BaseSettings):
     """Environment variables with the prefix LOADMASTER_; `loadmaster serve` overrides them by options."""
@@ -41,6 +44,15 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("at least one directory is needed")
         return tuple(path.expanduser() for path in value)
+
+    @field_validator("devices")
+    @classmethod
+    def _read(cls, value: str) -> str:
+        try:
+            parse_devices(value)
+        except InvalidValue as error:
+            raise ValueError(error.message.removeprefix(f"{error.param}: ")) from None
+        return value
 
     @field_validator("state_dir")
     @classmethod

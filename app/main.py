@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.api import events, jobs, models, placement, system
 from app.api.errors import add_error_handlers
+from app.api.middleware import BodyLimit, StartRefusal
 from app.api.schemas import encode
 from app.config import Settings
 from app.devices.host import HostDevice
@@ -40,7 +41,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         wishes = await Wishes.open(settings.state_dir)
-        devices = await asyncio.to_thread(open_devices, settings.devices)
+        try:
+            devices = await asyncio.to_thread(open_devices, settings.devices)
+        except BaseException:
+            await wishes.close()
+            raise
         loadmaster = Loadmaster(settings.models_dir, [*devices, HostDevice()], wishes, encode)
         try:
             await loadmaster.start()
@@ -54,8 +59,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         summary="Loads, places and rebalances GGUF weights across host memory and GPUs, while they are in use.",
         lifespan=lifespan,
-        max_body_size=MAX_BODY_BYTES,
     )
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(StartRefusal)
     add_error_handlers(app)
     for module in (placement, models, jobs, events, system):  # `models` ends in a route that takes any path
         app.include_router(module.router)

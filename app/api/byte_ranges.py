@@ -17,7 +17,7 @@ def byte_range(header: str | None, nbytes: int) -> tuple[int, int] | None:
 
     Other units, several ranges and what is no range at all are ignored, as the RFC has it. Raises RangeNotSatisfiable.
     """
-    asked = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", header or "", re.ASCII)
+    asked = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", header or "", re.ASCII | re.IGNORECASE)
     if asked is None or asked.groups() == ("", ""):
         return None
     first, last = asked.groups()

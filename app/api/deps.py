@@ -4,10 +4,28 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
+from starlette.convertors import Convertor, register_url_convertor
 
 from app.residency import Loadmaster
 from app.residency.events import Listener
-from app.residency.registry import Entry
+from app.residency.registry import SUBRESOURCES, Entry
+
+
+class ModelIdConvertor(Convertor[str]):
+    """A model id in a path. None ends in one of our own routes: a GET of an action is a 405, not an unknown model."""
+
+    regex = "(?s:.+)" + "".join(f"(?<!/{name})" for name in sorted(SUBRESOURCES))
+
+    def convert(self, value: str) -> str:
+        """As it is: ids are looked up, never joined to a path."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("model", ModelIdConvertor())
 
 
 def _loadmaster(request: Request) -> Loadmaster:
@@ -43,3 +61,4 @@ ListenerDep = Annotated[Listener, Depends(_listener)]
 
 Offset = Annotated[int, Query(ge=0, le=2**63 - 1, description="How many to leave out at the front.")]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="How many to give at most.")]
+OptionalLimit = Annotated[int | None, Query(ge=1, le=10_000, description="How many to give at most; all if left out.")]

@@ -39,6 +39,7 @@ TYPE: Final = {
     HTTPStatus.NOT_FOUND: "not_found_error",
     HTTPStatus.CONFLICT: "conflict_error",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "server_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "server_error",
     HTTPStatus.INSUFFICIENT_STORAGE: "insufficient_memory_error",
 }
@@ -94,6 +95,10 @@ def add_error_handlers(app: FastAPI) -> None:
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}"
         return raw_error_response(HTTPStatus(error.status_code), message, None, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, __: Exception) -> JSONResponse:
+        return error_response(LoadmasterError("internal error; the log has more"))
 
 
 def _translated(found: Sequence[Any]) -> LoadmasterError:

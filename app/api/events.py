@@ -2,26 +2,24 @@
 
 import json
 from collections.abc import AsyncIterable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.api.deps import ListenerDep, LoadmasterDep
-from app.api.schemas import ErrorBody
+from app.api.refusals import stream_refusals
 from app.residency.events import Event
 from app.residency.jobs import Job
 
-router = APIRouter(prefix="/v1", tags=["events"])
-
-TOO_MANY: dict[int | str, dict[str, Any]] = {429: {"model": ErrorBody, "description": "There are too many listeners."}}
+router = APIRouter(prefix="/v1", tags=["events"], responses=stream_refusals(422, 429, 503))
 
 
 def _sse(event: Event) -> ServerSentEvent:
     return ServerSentEvent(raw_data=event.data, event=event.name, id=event.id)
 
 
-@router.get("/events", response_class=EventSourceResponse, responses=TOO_MANY)
+@router.get("/events", response_class=EventSourceResponse)
 async def events(listener: ListenerDep, loadmaster: LoadmasterDep) -> AsyncIterable[ServerSentEvent]:
     """`snapshot` first, or what came after a `Last-Event-ID` that is known; then `job`, `model`, `memory`."""
     async for event in listener.events(loadmaster.snapshot):
@@ -32,11 +30,7 @@ def _job(id: str, loadmaster: LoadmasterDep) -> Job:  # noqa: A002 - the path's 
     return loadmaster.jobs.get(id)
 
 
-@router.get(
-    "/jobs/{id}/events",
-    response_class=EventSourceResponse,
-    responses={**TOO_MANY, 404: {"model": ErrorBody, "description": "There is no such job (any more)."}},
-)
+@router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=stream_refusals(404))
 async def job_events(
     job: Annotated[Job, Depends(_job)], listener: ListenerDep, loadmaster: LoadmasterDep
 ) -> AsyncIterable[ServerSentEvent]:

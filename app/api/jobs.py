@@ -3,13 +3,10 @@
 from fastapi import APIRouter, Response, status
 
 from app.api.deps import Limit, LoadmasterDep, Offset
-from app.api.schemas import ErrorBody, JobOut, ListOut
+from app.api.refusals import refusals
+from app.api.schemas import JobOut, ListOut
 
-router = APIRouter(
-    prefix="/v1/jobs",
-    tags=["jobs"],
-    responses={404: {"model": ErrorBody, "description": "There is no such job (any more)."}},
-)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=refusals(422))
 
 
 @router.get("")
@@ -20,7 +17,7 @@ async def jobs(loadmaster: LoadmasterDep, offset: Offset = 0, limit: Limit = 100
     return ListOut(data=page, total=len(found))
 
 
-@router.get("/{id}")
+@router.get("/{id}", responses=refusals(404))
 async def job(id: str, loadmaster: LoadmasterDep) -> JobOut:  # noqa: A002 - the path's own name for it
     """One job."""
     return JobOut.model_validate(loadmaster.jobs.get(id).record())
@@ -29,7 +26,7 @@ async def job(id: str, loadmaster: LoadmasterDep) -> JobOut:  # noqa: A002 - the
 @router.delete(
     "/{id}",
     status_code=status.HTTP_202_ACCEPTED,
-    responses={200: {"model": JobOut, "description": "It has ended already."}},
+    responses={200: {"model": JobOut, "description": "It has ended already."}, **refusals(404)},
 )
 async def cancel(id: str, loadmaster: LoadmasterDep, response: Response) -> JobOut:  # noqa: A002 - see above
     """Call a job off: everything that it staged is undone, and the former wish is put back."""

@@ -1,16 +1,15 @@
 """The models there are, and what their files say: metadata, tensors, layers, memory."""
 
 from http import HTTPStatus
-from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
 from app.api.byte_ranges import RangeNotSatisfiable, TensorResponse, byte_range
-from app.api.deps import EntryDep, Limit, LoadmasterDep, Offset
+from app.api.deps import EntryDep, Limit, LoadmasterDep, Offset, OptionalLimit
 from app.api.errors import raw_error_response
+from app.api.refusals import refusals
 from app.api.schemas import (
-    ErrorBody,
     FileOut,
     ListOut,
     MetadataOut,
@@ -26,11 +25,7 @@ from app.model import LayerKey
 from app.residency.reading import read_metadata
 from app.residency.records import LayerRecord, ModelMemoryRecord, ModelState, TensorRecord
 
-router = APIRouter(
-    prefix="/v1/models",
-    tags=["models"],
-    responses={404: {"model": ErrorBody, "description": "There is no such model."}},
-)
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=refusals(422))
 
 INLINE_ELEMENTS = 64
 HEAD_ELEMENTS = 8
@@ -41,7 +36,7 @@ async def models(
     loadmaster: LoadmasterDep,
     state: Annotated[ModelState | None, Query(description="Only models in this state.")] = None,
     offset: Offset = 0,
-    limit: Limit | None = None,
+    limit: OptionalLimit = None,
 ) -> ListOut[ModelOut]:
     """All models: what OpenAI's clients expect of a list of models, and more."""
     found = [record for record in loadmaster.library.records() if state is None or record.state is state]
@@ -49,19 +44,19 @@ async def models(
     return ListOut(data=[ModelOut.model_validate(record) for record in page], total=len(found))
 
 
-@router.post("/rescan")
+@router.post("/rescan", responses=refusals(503))
 async def rescan(loadmaster: LoadmasterDep) -> ListOut[ModelOut]:
     """Look at the models directories again, and list what is there now."""
     await loadmaster.rescan()
     return await models(loadmaster)
 
 
-@router.get("/{id:path}/metadata")
+@router.get("/{id:model}/metadata", responses=refusals(404, 409, 503))
 async def metadata(
     entry: EntryDep,
     key: Annotated[str | None, Query(description="One key, its array whole.")] = None,
     offset: Offset = 0,
-    limit: Limit | None = None,
+    limit: OptionalLimit = None,
 ) -> MetadataOut | MetadataValueOut:
     """The file's key/value pairs; long arrays in short, unless one is asked for by `key`."""
     stop = None if limit is None else offset + limit
@@ -73,11 +68,11 @@ async def metadata(
         return MetadataValueOut(key=key, type=kind, value=value[offset:stop], total=len(value))
     entry.require_model()
     pairs = entry.headers[0].metadata
-    page = {name: _in_short(value) for name, value in islice(pairs.items(), min(offset, len(pairs)), stop)}
+    page = {name: _in_short(value) for name, value in list(pairs.items())[offset:stop]}
     return MetadataOut(data=page, total=len(pairs))
 
 
-@router.get("/{id:path}/tensors")
+@router.get("/{id:model}/tensors", responses=refusals(404))
 async def tensors(
     entry: EntryDep,
     loadmaster: LoadmasterDep,
@@ -94,12 +89,12 @@ async def tensors(
 
 
 @router.get(
-    "/{id:path}/tensors/{name}/data",
+    "/{id:model}/tensors/{name:path}/data",
     response_class=Response,
     responses={
         200: {"content": {"application/octet-stream": {}}, "description": "The tensor's bytes."},
         206: {"content": {"application/octet-stream": {}}, "description": "The range that was asked for."},
-        416: {"model": ErrorBody, "description": "The range holds none of the tensor's bytes."},
+        **refusals(404, 409, 416, 503),
     },
 )
 async def tensor_data(
@@ -129,17 +124,14 @@ async def tensor_data(
     return TensorResponse(reading, start, stop, headers=headers, status_code=200 if part is None else 206)
 
 
-@router.get("/{id:path}/layers")
+@router.get("/{id:model}/layers", responses=refusals(404))
 async def layers(entry: EntryDep, loadmaster: LoadmasterDep) -> ListOut[LayerRecord]:
     """Every layer with its bytes, parameters, quantisation and devices."""
     found = loadmaster.library.layers(entry)
     return ListOut(data=found, total=len(found))
 
 
-@router.get(
-    "/{id:path}/memory",
-    responses={409: {"model": ErrorBody, "description": "The model is not loaded."}},
-)
+@router.get("/{id:model}/memory", responses=refusals(404, 409))
 async def memory(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelMemoryRecord:
     """A loaded model's bytes by device."""
     record = loadmaster.memory.model(entry.id)
@@ -148,7 +140,7 @@ async def memory(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelMemoryRecor
     return record
 
 
-@router.get("/{id:path}")
+@router.get("/{id:model}", responses=refusals(404))
 async def model(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelDetailOut:
     """One model with hyperparameters, files and facts about its vocabulary."""
     described = entry.model

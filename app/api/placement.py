@@ -5,25 +5,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Response, status
 
 from app.api.deps import LoadmasterDep, ModelId
-from app.api.schemas import ErrorBody, JobOut, PlacementBody, PlanOut, WaitBody, generation_of
+from app.api.refusals import refusals
+from app.api.schemas import JobOut, PlacementBody, PlanOut, WaitBody, generation_of
 from app.api.strict import StrictRoute
 from app.residency.jobs import Job
 
-router = APIRouter(prefix="/v1/models", tags=["placement"], route_class=StrictRoute)
+router = APIRouter(
+    prefix="/v1/models", tags=["placement"], route_class=StrictRoute, responses=refusals(400, 404, 413, 422)
+)
 
 OptionalBody = Annotated[PlacementBody | None, Body()]
 
-REFUSED: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorBody, "description": "The body is not JSON."},
-    404: {"model": ErrorBody, "description": "There is no such model."},
-    422: {"model": ErrorBody, "description": "A value that cannot be, or a model that cannot be loaded."},
-}
-CHANGED: dict[int | str, dict[str, Any]] = {
-    **REFUSED,
-    200: {"model": JobOut, "description": "It is so already, or, with `wait`, it is done."},
-    409: {"model": ErrorBody, "description": "Another change of the model is under way, or it is not loaded."},
-    503: {"model": ErrorBody, "description": "A device failed (under `wait`), or the service is stopping."},
-    507: {"model": ErrorBody, "description": "It does not fit; the numbers say by how much, and what would."},
+DONE: dict[int | str, dict[str, Any]] = {
+    200: {"model": JobOut, "description": "It is so already, or, with `wait`, it is done."}
 }
 
 
@@ -36,7 +30,7 @@ async def _answer(job: Job, response: Response, *, wait: bool) -> JobOut:
     return JobOut.model_validate(job.record())
 
 
-@router.post("/{id:path}/plan", responses=REFUSED)
+@router.post("/{id:model}/plan")
 async def plan(model: ModelId, loadmaster: LoadmasterDep, body: OptionalBody = None) -> PlanOut:
     """What a load with this body would do, and whether it fits. Changes nothing."""
     body = body or PlacementBody()
@@ -44,7 +38,7 @@ async def plan(model: ModelId, loadmaster: LoadmasterDep, body: OptionalBody = N
     return PlanOut.of(found)
 
 
-@router.post("/{id:path}/load", status_code=status.HTTP_202_ACCEPTED, responses=CHANGED)
+@router.post("/{id:model}/load", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 503, 507)})
 async def load(model: ModelId, loadmaster: LoadmasterDep, response: Response, body: OptionalBody = None) -> JobOut:
     """Load a model, or bring a loaded one to where this body says."""
     body = body or PlacementBody()
@@ -55,9 +49,9 @@ async def load(model: ModelId, loadmaster: LoadmasterDep, response: Response, bo
 
 
 @router.patch(
-    "/{id:path}/offload",
+    "/{id:model}/offload",
     status_code=status.HTTP_202_ACCEPTED,
-    responses={**CHANGED, 412: {"model": ErrorBody, "description": "`If-Match` names another generation."}},
+    responses={**DONE, **refusals(409, 412, 503, 507)},
 )
 async def offload(
     model: ModelId,
@@ -72,7 +66,7 @@ async def offload(
     return await _answer(job, response, wait=body.wait)
 
 
-@router.post("/{id:path}/unload", status_code=status.HTTP_202_ACCEPTED, responses=CHANGED)
+@router.post("/{id:model}/unload", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 503)})
 async def unload(
     model: ModelId, loadmaster: LoadmasterDep, response: Response, body: Annotated[WaitBody | None, Body()] = None
 ) -> JobOut:

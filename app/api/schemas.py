@@ -102,7 +102,7 @@ class PlacementBody(BaseModel):
 
     n_gpu_layers: NGpuLayers = Field(default="auto", description="`auto`: the largest number that fits.")
     strategy: Strategy = Field(default=Strategy.FIRST, description="Which blocks: the first, the last, or both ends.")
-    devices: Annotated[list[str], Field(min_length=1, max_length=64)] | None = Field(
+    devices: Annotated[list[Annotated[str, Field(max_length=100)]], Field(min_length=1, max_length=64)] | None = Field(
         default=None, description="Ids or UUIDs of the accelerators to use, in order; all if left out."
     )
     split: Split = Split()
@@ -125,27 +125,22 @@ class PlacementBody(BaseModel):
 
     def request(self) -> PlacementRequest:
         """The whole request, with the defaults for what was left out."""
-        return PlacementRequest(**self._given(set(type(self).model_fields)))
+        return self.changed(PlacementRequest())
 
     def changed(self, former: PlacementRequest) -> PlacementRequest:
-        """The former request with the fields that were given."""
-        return replace(former, **self._given(self.model_fields_set))
-
-    def _given(self, names: set[str]) -> dict[str, Any]:
-        planner = {field.name for field in fields(PlacementRequest)}
-        given = {name: getattr(self, name) for name in names & planner}
-        if given.get("devices") is not None:
-            given["devices"] = tuple(given["devices"])
-        if "split" in names:
-            parts = {"mode", "weights"} if len(names) == len(type(self).model_fields) else self.split.model_fields_set
-            given |= {f"split_{part}": getattr(self.split, part) for part in parts}
-        return given
+        """The former request with the fields that were given; of `split`, with the parts that were."""
+        planned = self.model_fields_set & {field.name for field in fields(PlacementRequest)}
+        given = {name: getattr(self, name) for name in planned}
+        given |= {f"split_{part}": getattr(self.split, part) for part in self.split.model_fields_set}
+        if self.devices is not None:
+            given["devices"] = tuple(self.devices)
+        return replace(former, **given)
 
 
 class WaitBody(BaseModel):
     """The body of an unload."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"wait": True}]})
 
     wait: StrictBool = Field(default=False, description="Answer when the memory is free again.")
 
@@ -347,7 +342,7 @@ class PlanOut(_Out):
     def of(cls, plan: Plan) -> Self:
         """The plan with advice: llama.cpp always starts from the last layers, so that it can do none of ours."""
         out = cls.model_validate(plan)
-        reason = f"llama.cpp cannot place layers by the strategy {plan.strategy!r}: it always offloads the last ones"
+        reason = f"llama.cpp cannot place layers by the strategy '{plan.strategy}': it always offloads the last ones"
         out.advice = [AdviceOut(code="no_llama_server_args", message=reason)]
         return out
 

@@ -56,12 +56,14 @@ async def memory(loadmaster: LoadmasterDep) -> MemoryRecord:
     return loadmaster.memory.record()
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> HealthOut:
     """The process is alive."""
     return HealthOut(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)  # probes like `wget --spider` ask by HEAD
 @router.get("/readyz", responses={503: {"model": HealthOut, "description": "Models are being loaded again."}})
 async def readyz(loadmaster: LoadmasterDep, response: Response) -> HealthOut:
     """The service has what it had before it was restarted, as far as that can be had."""
