@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Response, status
 
+from app.api.bodies import PlacementBody, WaitBody, generation_of
 from app.api.deps import LoadmasterDep, ModelId
 from app.api.refusals import refusals
-from app.api.schemas import JobOut, PlacementBody, PlanOut, WaitBody, generation_of
+from app.api.schemas import JobOut, PlanOut
 from app.api.strict import StrictRoute
 from app.residency.jobs import Job
 

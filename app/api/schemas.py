@@ -1,26 +1,19 @@
-"""What comes in, and what goes out where it differs from the domain's own records."""
+"""What goes out, where it differs from the domain's own records."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
-    PlainValidator,
-    StrictBool,
     TypeAdapter,
-    WithJsonSchema,
-    field_validator,
 )
 
 from app.api.errors import error_object
 from app.devices import DeviceKind
-from app.errors import InvalidValue, LoadmasterError
-from app.placement import DevicePlan, HostMode, LayerPlan, PlacementRequest, Plan, SplitMode, Strategy
+from app.errors import LoadmasterError
+from app.placement import DevicePlan, LayerPlan, Plan
 from app.residency.events import Payload
 from app.residency.records import (
     JobKind,
@@ -34,128 +27,6 @@ from app.residency.records import (
 )
 
 T = TypeVar("T")
-
-MAX_INTEGER = 2**63 - 1
-
-
-# ── what comes in ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _n_gpu_layers(value: object) -> object:
-    if value in ("all", "auto") or (type(value) is int and 0 <= value <= MAX_INTEGER):
-        return value
-    raise ValueError('must be an integer from 0 to the model\'s number of layers, "all" or "auto"')
-
-
-NGpuLayers = Annotated[
-    int | Literal["all", "auto"],
-    PlainValidator(_n_gpu_layers),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"enum": ["all", "auto"]}]}),
-]
-
-
-def _weights(value: object) -> object:
-    if value in ("free", "equal"):
-        return value
-    numbers = value if isinstance(value, list) else []
-    finite = [number for number in numbers if type(number) in (int, float) and 0 <= number < float("inf")]
-    if not numbers or len(finite) != len(numbers) or max(finite) > MAX_INTEGER or not any(finite):
-        raise ValueError('must be "free", "equal", or a list of numbers, none below 0 and not all 0')
-    return tuple(float(number) for number in finite)
-
-
-Weights = Annotated[
-    tuple[float, ...] | Literal["free", "equal"],
-    PlainValidator(_weights),
-    WithJsonSchema(
-        {"anyOf": [{"enum": ["free", "equal"]}, {"type": "array", "items": {"type": "number", "minimum": 0}}]}
-    ),
-]
-
-
-class Split(BaseModel):
-    """How the offloaded layers are shared among several devices."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    mode: SplitMode = Field(default=SplitMode.LAYER, description="`none`: one device. `layer`: contiguous runs.")
-    weights: Weights = Field(
-        default="free",
-        description="`free`: every device filled to the same share. `equal`: n // devices each, the rest to the last. "
-        "Numbers: in proportion, one for each device.",
-    )
-
-
-class PlacementBody(BaseModel):
-    """Where a model's layers should be. Shared by load, plan and offload; all fields may be left out."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"n_gpu_layers": 12},
-                {"n_gpu_layers": "auto", "strategy": "ends", "split": {"mode": "layer", "weights": "equal"}},
-                {"n_gpu_layers": "all", "devices": ["sim:1"], "margin_bytes": 1048576, "wait": True},
-            ]
-        },
-    )
-
-    n_gpu_layers: NGpuLayers = Field(default="auto", description="`auto`: the largest number that fits.")
-    strategy: Strategy = Field(default=Strategy.FIRST, description="Which blocks: the first, the last, or both ends.")
-    devices: Annotated[list[Annotated[str, Field(max_length=100)]], Field(min_length=1, max_length=64)] | None = Field(
-        default=None, description="Ids or UUIDs of the accelerators to use, in order; all if left out."
-    )
-    split: Split = Split()
-    margin_bytes: Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)] = Field(
-        default=0, description="Bytes to keep free on every device."
-    )
-    host: HostMode = Field(
-        default=HostMode.MMAP, description="How what stays on the host is kept: mapped, locked, or as a copy."
-    )
-    rebalance: StrictBool = Field(default=False, description="Deal all layers out anew instead of moving few.")
-    allow_unknown_architecture: StrictBool = Field(default=False, description="Load it even if we do not know it.")
-    wait: StrictBool = Field(default=False, description="Answer when the work is done.")
-
-    @field_validator("devices")
-    @classmethod
-    def _no_device_twice(cls, value: list[str] | None) -> list[str] | None:
-        if value is not None and len(set(value)) < len(value):
-            raise ValueError("names a device twice")
-        return value
-
-    def request(self) -> PlacementRequest:
-        """The whole request, with the defaults for what was left out."""
-        return self.changed(PlacementRequest())
-
-    def changed(self, former: PlacementRequest) -> PlacementRequest:
-        """The former request with the fields that were given; of `split`, with the parts that were."""
-        planned = self.model_fields_set & {field.name for field in fields(PlacementRequest)}
-        given = {name: getattr(self, name) for name in planned}
-        given |= {f"split_{part}": getattr(self.split, part) for part in self.split.model_fields_set}
-        if self.devices is not None:
-            given["devices"] = tuple(self.devices)
-        return replace(former, **given)
-
-
-class WaitBody(BaseModel):
-    """The body of an unload."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"wait": True}]})
-
-    wait: StrictBool = Field(default=False, description="Answer when the memory is free again.")
-
-
-def generation_of(if_match: str | None) -> int | None:
-    """The generation that an If-Match header names; None where it names none, or any (`*`)."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    named = re.fullmatch(r'\s*"?(\d{1,18})"?\s*', if_match)
-    if named is None:
-        raise InvalidValue(f"If-Match: must be one generation in quotes, got {if_match[:100]!r}", param="If-Match")
-    return int(named[1])
-
-
-# ── what goes out ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class ErrorObject(BaseModel):
