@@ -206,6 +206,49 @@ def tiny_llama(
     `n_embd` and `n_ff` are multiples of 32. Without `tied` there is an `output.weight`. With `uneven` the
     matrices of layer i are all Q4_0, Q8_0 or F16 by i modulo 3: no layer is as large as its neighbours.
     """
+    return build(*llama_parts(n_layer, n_embd, n_ff, n_head, n_vocab, n_head_kv, seed, tied=tied, uneven=uneven))
+
+
+def split_llama(shards: int, *, n_layer: int = 4, seed: int = 0, tied: bool = True) -> list[bytes]:
+    """Write the model of `tiny_llama` with the same arguments in so many shards, each with a run of its tensors."""
+    metadata, tensors = llama_parts(n_layer, 64, 128, 4, 96, None, seed, tied=tied, uneven=False)
+    return split(metadata, tensors, shards)
+
+
+def split(metadata: Sequence[KeyValue], tensors: Sequence[tuple[Any, ...]], shards: int) -> list[bytes]:
+    """Write a model in shards, as gguf-split does: all metadata in the first, the split's own keys in each."""
+    bounds = [len(tensors) * shard // shards for shard in range(shards + 1)]
+    return [
+        build(
+            [*(metadata if number == 0 else ()), *split_keys(number, shards, len(tensors))],
+            tensors[bounds[number] : bounds[number + 1]],
+        )
+        for number in range(shards)
+    ]
+
+
+def split_keys(number: int, shards: int, tensors: int) -> list[KeyValue]:
+    """List the keys of one shard, `number` counted from 0, of a model with so many tensors in all its shards."""
+    return [
+        ("split.no", UINT16, number),
+        ("split.count", UINT16, shards),
+        ("split.tensors.count", INT32, tensors),
+    ]
+
+
+def llama_parts(
+    n_layer: int,
+    n_embd: int,
+    n_ff: int,
+    n_head: int,
+    n_vocab: int,
+    n_head_kv: int | None,
+    seed: int,
+    *,
+    tied: bool,
+    uneven: bool,
+) -> tuple[list[KeyValue], list[Tensor]]:
+    """Make the metadata and the tensors of a llama model."""
     n_head_kv = n_head if n_head_kv is None else n_head_kv
     n_kv = n_embd // n_head * n_head_kv
     metadata = llama_metadata(
@@ -215,4 +258,4 @@ def tiny_llama(
         n_layer=n_layer, n_embd=n_embd, n_ff=n_ff, n_kv=n_kv, n_vocab=n_vocab, tied=tied, uneven=uneven
     )
     rng = np.random.default_rng(seed)
-    return build(metadata, [(name, kind, dims, tensor_data(rng, kind, dims)) for name, kind, dims in shapes])
+    return metadata, [Tensor(name, kind, dims, tensor_data(rng, kind, dims)) for name, kind, dims in shapes]

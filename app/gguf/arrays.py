@@ -11,6 +11,8 @@ from app.gguf.types import SCALAR_LAYOUTS, ValueType
 
 Scalar = int | float | bool | str
 
+VIEW_BYTES = 128  # what a view of the buffer takes itself: fewer bytes are copied instead
+
 # What a detached array keeps: all of a short one, the first few elements of a long one.
 KEPT_ELEMENTS = 1024
 KEPT_BYTES = 64 * 1024
@@ -29,7 +31,7 @@ class Array:
     count: int
     offset: int
     nbytes: int
-    _data: bytes | memoryview  # the first `_held` elements: a view of the parsed buffer, or a detached array's copy
+    _data: bytes | memoryview  # the first `_held` elements: a view of the parsed buffer, or a copy
     _held: int
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ A header is hostile input. It is refused where llama.cpp's reader (ggml/src/gguf
 limits; every refusal names the byte and the field, with the numbers found and allowed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -26,7 +26,8 @@ class Header:
     """What a GGUF file says before its tensor data.
 
     `data_offset` is the file's byte where tensor data starts, `data_bytes` the size of that section with each
-    tensor padded to `alignment`. Metadata and tensors are in file order. Arrays refer to the parsed buffer.
+    tensor padded to `alignment`. Metadata, `value_offsets` and tensors are in file order. Arrays refer to the
+    parsed buffer.
     """
 
     version: int
@@ -35,7 +36,12 @@ class Header:
     data_bytes: int
     metadata: Mapping[str, Value]
     value_types: Mapping[str, ValueType]
+    value_offsets: Sequence[int]
     tensors: tuple[TensorInfo, ...]
+
+    def offset_of(self, key: str) -> int:
+        """Find the file's byte where a key's value stands, behind its type; 0 where there is no such key."""
+        return next((at for known, at in zip(self.metadata, self.value_offsets, strict=True) if known == key), 0)
 
     def check_data(self, file_bytes: int) -> None:
         """Raise Truncated, naming the first tensor at fault, unless a file of that size holds all tensors.
@@ -91,15 +97,16 @@ def _read_header(cursor: Cursor) -> Header:
     metadata_count = _read_count(cursor, "metadata_kv_count")
     cursor.require(metadata_count * MIN_METADATA_BYTES + tensor_count * MIN_TENSOR_BYTES, "metadata_kv_count")
 
-    metadata, value_types, alignment = read_metadata(cursor, metadata_count)
-    tensors, data_bytes = read_tensors(cursor, tensor_count, alignment)
+    metadata = read_metadata(cursor, metadata_count)
+    tensors, data_bytes = read_tensors(cursor, tensor_count, metadata.alignment)
     return Header(
         version=version,
-        alignment=alignment,
-        data_offset=padded(cursor.position, alignment),
+        alignment=metadata.alignment,
+        data_offset=padded(cursor.position, metadata.alignment),
         data_bytes=data_bytes,
-        metadata=MappingProxyType(metadata),
-        value_types=MappingProxyType(value_types),
+        metadata=MappingProxyType(metadata.values),
+        value_types=MappingProxyType(metadata.types),
+        value_offsets=metadata.offsets,
         tensors=tensors,
     )
 

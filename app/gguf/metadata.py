@@ -1,6 +1,10 @@
 """The metadata section: key, type, value, one after another."""
 
-from app.gguf.arrays import Array, Scalar
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.gguf.arrays import VIEW_BYTES, Array, Scalar
 from app.gguf.cursor import Cursor
 from app.gguf.types import DEFAULT_ALIGNMENT, MAX_ARRAY_ELEMENTS, SCALAR_LAYOUTS, VALUE_TYPES, ValueType
 
@@ -11,10 +15,21 @@ MIN_METADATA_BYTES = 8 + 1 + 4 + 1  # length and one byte of key, type, one byte
 MAX_FIELD_CHARACTERS = 128  # of a key by which an error names its field
 
 
-def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Value], dict[str, ValueType], int]:
-    """Read `count` records: values and types by key, in file order, and the file's alignment in bytes."""
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The records in file order, and the alignment in bytes that they declare; `offsets[i]` is of the i-th value."""
+
+    values: dict[str, Value]
+    types: dict[str, ValueType]
+    offsets: Sequence[int]
+    alignment: int
+
+
+def read_metadata(cursor: Cursor, count: int) -> Metadata:
+    """Read `count` records."""
     values: dict[str, Value] = {}
     types: dict[str, ValueType] = {}
+    offsets = array("Q")
     alignment = DEFAULT_ALIGNMENT
     for index in range(count):
         cursor.record = f"metadata[{index}]"
@@ -23,10 +38,11 @@ def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Value], dict[st
             cursor.record = key
         start = cursor.position
         types[key] = _read_type(cursor, ".type")
+        offsets.append(cursor.position)
         values[key] = _read_value(cursor, types[key])
         if key == ALIGNMENT_KEY:
             alignment = _alignment(cursor, types[key], values[key], start)
-    return values, types, alignment
+    return Metadata(values, types, offsets, alignment)
 
 
 def _read_key(cursor: Cursor, seen: dict[str, Value]) -> str:
@@ -74,7 +90,8 @@ def _read_array(cursor: Cursor) -> Array:
     else:
         cursor.skip(count * SCALAR_LAYOUTS[element_type].size, "")
     data = cursor.view[start : cursor.position]
-    return Array(type=element_type, count=count, offset=start, nbytes=len(data), _data=data, _held=count)
+    held = data if len(data) > VIEW_BYTES else bytes(data)
+    return Array(type=element_type, count=count, offset=start, nbytes=len(data), _data=held, _held=count)
 
 
 def _alignment(cursor: Cursor, value_type: ValueType, value: Value, start: int) -> int:

@@ -92,9 +92,9 @@ def _read_dimensions(cursor: Cursor) -> tuple[int, ...]:
     dimensions = cursor.numbers(DIMENSION_LAYOUTS[count], ".dimensions")
     elements = 1
     for axis, dimension in enumerate(dimensions):
-        # A 0 counts as 1 here: a shape whose other dimensions overflow is no shape that anyone can hold.
-        elements *= dimension or 1
-        if elements > MAX_INT64:
+        # As llama.cpp multiplies: from a 0 on there are no elements, and nothing overflows any more.
+        elements *= dimension
+        if max(dimension, elements) > MAX_INT64:
             message = f"{dimension} makes it {elements} elements; {MAX_INT64} are allowed"
             raise cursor.malformed(message, f".dimensions[{axis}]", offset=start + 8 * axis)
     return dimensions

@@ -50,6 +50,8 @@ class Changes:
         self._generations: dict[str, int] = {}
         self._freed = asyncio.Event()
         self._reaping: set[asyncio.Task[None]] = set()
+        self._leaving: set[Resident] = set()
+        """Unloaded, but their files are open yet: somebody may still read them."""
 
     async def place(self, job: Job, entry: Entry, request: PlacementRequest, decision: Decision) -> None:
         """Take a model to the decided placement; it is opened first where it is not loaded."""
@@ -57,7 +59,6 @@ class Changes:
         files = resident.files if resident else await _open(job, entry)
         try:
             job.enter("plan")
-            job.bytes_total = decision.moves.copied_bytes
             progress = asyncio.create_task(job.sample())
             try:
                 await self._take_steps(Change(job, entry, files, request, decision))
@@ -80,15 +81,18 @@ class Changes:
         self._ledger.retire(model, [live.slab for live in slabs])
         drained = resident.switch(None)
         del self._residents[model]
-        job.stage = "release"
+        self._leaving.add(resident)
+        job.reach("release")
         self._told(model)
         await self._reap(resident, drained)
         job.result = JobResult(MoveMode.ATOMIC, 1, 0, sum(live.slab.nbytes for live in slabs))
 
     async def settle(self) -> None:
-        """Return when everything that readers have let go of is freed."""
-        while self._reaping:
-            await asyncio.wait(list(self._reaping))
+        """Return when all that was unloaded is freed; its readers have DRAIN_SECONDS to let go of it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DRAIN_SECONDS
+        while self._reaping or (self._leaving and loop.time() < deadline):
+            await self._somebody_lets_go()
 
     async def _take_steps(self, change: Change) -> None:
         job = change.job
@@ -102,7 +106,7 @@ class Changes:
             except BaseException:
                 await self._transfer.discard(job.model, staged)
                 raise
-            resident, drained = self._switch(change, step, staged)
+            resident, drained = self._switch(change, step, staged, last=not rest)
             self._ledger.claim(job.model, claims(rest))
             self._told(job.model)
             await self._reap(resident, drained)
@@ -125,7 +129,7 @@ class Changes:
             await asyncio.to_thread(files.lock, ranges if change.request.host is HostMode.MLOCK else ())
 
     def _switch(
-        self, change: Change, step: Step, staged: tuple[LiveSlab, ...]
+        self, change: Change, step: Step, staged: tuple[LiveSlab, ...], *, last: bool
     ) -> tuple[Resident, tuple[LiveSlab, ...]]:
         """The one step after which everybody sees the new placement; returns the slabs that nobody holds."""
         model = change.entry.id
@@ -142,7 +146,8 @@ class Changes:
             resident = Resident(change.entry, change.request.host, generation, self._on_drained())
             self._residents[model] = resident
             return resident, ()
-        resident.host = change.request.host
+        if last:
+            resident.host = change.request.host
         return resident, resident.switch(generation)
 
     async def _until_drained(self, job: Job, step: Step) -> None:
@@ -151,9 +156,13 @@ class Changes:
         deadline = loop.time() + DRAIN_SECONDS
         while not self._ledger.has_room(job.model, step.stage) and loop.time() < deadline:
             job.check()
-            self._freed.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._freed.wait(), 0.2)
+            await self._somebody_lets_go()
+
+    async def _somebody_lets_go(self) -> None:
+        """Wait until something was freed, or for as long as a cancel may go unheard."""
+        self._freed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._freed.wait(), 0.2)
 
     def _on_drained(self) -> Callable[[Resident, tuple[LiveSlab, ...]], None]:
         """For readers' threads: the last one to let go has what it held freed, by the event loop."""
@@ -162,7 +171,11 @@ class Changes:
         def reap(resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
             task = loop.create_task(self._reap(resident, drained))
             self._reaping.add(task)
-            task.add_done_callback(self._reaping.discard)
+            task.add_done_callback(reaped)
+
+        def reaped(task: asyncio.Task[None]) -> None:
+            self._reaping.discard(task)
+            self._freed.set()
 
         def from_any_thread(resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
             loop.call_soon_threadsafe(reap, resident, drained)
@@ -172,7 +185,8 @@ class Changes:
     async def _reap(self, resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
         await self._transfer.reap(resident.entry.id, drained)
         self._freed.set()
-        if resident.closable:
+        if resident.closable and resident in self._leaving:
+            self._leaving.discard(resident)  # first: whoever else comes here meanwhile must not close them, too
             await asyncio.to_thread(resident.files.close)
         self._told(resident.entry.id)
 

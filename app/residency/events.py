@@ -7,7 +7,7 @@ All of it lives on the event loop.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +77,12 @@ class Broadcast:
         return listener
 
     def resync(self) -> None:
-        """Have every listener start over with a snapshot: for changes that no event describes."""
+        """Have every listener start over with a snapshot: for changes that no event describes.
+
+        Nobody can replay across such a change either.
+        """
+        self._number += 1
+        self._ring.clear()
         for listener in self._listeners:
             listener.fall_behind()
 
@@ -141,7 +146,7 @@ class Listener:
         self._ready.set()
         self._leave(self)
 
-    async def events(self, snapshot: Callable[[], Awaitable[Event]]) -> AsyncIterator[Event]:
+    async def events(self, snapshot: Callable[[], Awaitable[Event]]) -> AsyncGenerator[Event, None]:
         """The events for this listener, until it is closed; `snapshot` makes the present where it is behind."""
         try:
             while True:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from app.devices.host import MappedFile
-from app.errors import FileChanged, HostError, Truncated
+from app.errors import FileChanged, GGUFError, HostError, Truncated
 from app.gguf import Header, parse_header
 
 FIRST_READ: Final = 1 << 20
@@ -37,15 +37,20 @@ class SourceFile:
         try:
             status = path.stat()
         except OSError as error:
-            raise HostError(f"{path.name}: {error.strerror}") from error
+            raise HostError(f"{shown(path.name)}: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode):
-            raise HostError(f"{path.name}: not a regular file")
+            raise HostError(f"{shown(path.name)}: not a regular file")
         return cls(str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     @property
     def name(self) -> str:
-        """The file's name without its directories."""
-        return Path(self.path).name
+        """The file's name without its directories, for people."""
+        return shown(Path(self.path).name)
+
+    @property
+    def shown_path(self) -> str:
+        """Where the file is, for people."""
+        return shown(self.path)
 
     def difference(self, status: os.stat_result) -> str | None:
         """In words, how a file differs from this one; None where it is the same."""
@@ -62,12 +67,17 @@ class SourceFile:
         try:
             fd = os.open(self.path, OPEN_FLAGS)
         except OSError as error:
-            raise HostError(f"{self.path}: {error.strerror}") from error
+            raise HostError(f"{self.shown_path}: {error.strerror}") from error
         changed = self.difference(os.fstat(fd))
         if changed:
             os.close(fd)
-            raise HostError(f"{self.path} {changed}")
+            raise HostError(f"{self.shown_path} {changed}")
         return fd
+
+
+def shown(path: str) -> str:
+    """A path as it can be sent: bytes of it that are not UTF-8 are question marks."""
+    return path.encode("utf-8", "replace").decode()
 
 
 def read_header(file: SourceFile) -> Header:
@@ -80,14 +90,18 @@ def read_header(file: SourceFile) -> Header:
         wanted = min(FIRST_READ, file.size_bytes)
         while True:
             data = pread(fd, 0, wanted)
+            if len(data) < wanted:  # asking for more would never end
+                raise HostError(f"{file.shown_path} was cut off at byte {len(data)} while it was read")
             try:
                 header = parse_header(data)
                 header.check_data(file.size_bytes)
                 return header.detached()
             except Truncated as error:
                 if len(data) >= file.size_bytes or error.needed_bytes > min(file.size_bytes, MAX_HEADER):
-                    raise error.in_file(file.path) from None
+                    raise error.in_file(file.shown_path) from None
                 wanted = min(max(error.needed_bytes, 4 * len(data)), file.size_bytes, MAX_HEADER)
+            except GGUFError as error:
+                raise error.in_file(file.shown_path) from None
     finally:
         os.close(fd)
 
@@ -125,7 +139,9 @@ class OpenFiles:
         try:
             return file.open()
         except HostError as error:
-            raise FileChanged(f"{error}; rescan to see what is there now", model=self.model, file=file.path) from error
+            raise FileChanged(
+                f"{error}; rescan to see what is there now", model=self.model, file=file.shown_path
+            ) from error
 
     def check(self) -> None:
         """Raise FileChanged unless every file is still the one that was opened, and still where it was."""
@@ -137,13 +153,13 @@ class OpenFiles:
                 except OSError as error:
                     changed = f"is gone ({error.strerror})"
             if changed:
-                raise FileChanged(f"{file.path} {changed}", model=self.model, file=file.path)
+                raise FileChanged(f"{file.shown_path} {changed}", model=self.model, file=file.shown_path)
 
     def read(self, file: int, offset: int, nbytes: int) -> bytes:
         """Copy bytes out of a file; FileChanged where it has become too short."""
         data = pread(self.fds[file], offset, nbytes)
         if len(data) < nbytes:
-            path = self.files[file].path
+            path = self.files[file].shown_path
             raise FileChanged(f"{path} ends at byte {offset + len(data)}", model=self.model, file=path)
         return data
 

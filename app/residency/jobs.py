@@ -10,6 +10,7 @@ from typing import Final
 from app.devices import Meter
 from app.errors import Cancelled, LoadmasterError, NotFound
 from app.residency.records import JobKind, JobRecord, JobResult, JobState
+from app.residency.wishes import Wish
 
 HISTORY: Final = 1000
 SAMPLE_SECONDS: Final = 0.1  # ten progress events a second at most
@@ -52,8 +53,10 @@ class Job:
         self.created_at = time.time()
         self.started_at: float | None = None
         self.finished_at: float | None = None
-        self.superseded = False
-        """A later wish took the place of this job's: it must not put the former one back."""
+        self.former: Wish | None = None
+        """What was wished for before, and is again if the job comes to nothing."""
+        self.superseded_by: Job | None = None
+        """Called this one off for a wish of its own: putting a former wish back is its business now."""
         self.keeps_wish = False
         """A restart's: what is wished for stays wished for, even if it cannot be had."""
         self.accepted = asyncio.Event()
@@ -71,6 +74,11 @@ class Job:
         return self._ended.is_set()
 
     @property
+    def called_off(self) -> bool:
+        """Whether the job was cancelled, even if it has not ended yet."""
+        return self._cancelled
+
+    @property
     def bytes_done(self) -> int:
         """Bytes that devices have acknowledged; only grows."""
         return self._bytes_before + sum(meter.bytes_done for meter in self._meters)
@@ -84,6 +92,10 @@ class Job:
     def enter(self, stage: str) -> None:
         """Go on to a stage, unless the job is there or past it already; Cancelled if it was called off."""
         self.check()
+        self.reach(stage)
+
+    def reach(self, stage: str) -> None:
+        """The same, where it is too late to call the job off."""
         position = self.stages.index(self.stage) if self.stage else -1
         if self.stages.index(stage) > position:
             self.stage = stage

@@ -22,9 +22,9 @@ from app.errors import (
     NotLoaded,
     StaleGeneration,
     Unavailable,
-    UnknownDevice,
 )
-from app.placement import HOST, PlacementRequest, Plan, moves
+from app.placement import HOST, MoveMode, PlacementRequest, Plan
+from app.residency.admission import Admission
 from app.residency.changes import Changes
 from app.residency.events import Broadcast, Event, Payload
 from app.residency.jobs import Job, Jobs
@@ -32,7 +32,7 @@ from app.residency.ledger import Ledger
 from app.residency.library import Library
 from app.residency.memory import Memory
 from app.residency.reading import Reading, open_reading
-from app.residency.reconcile import Decision, reconcile, restored
+from app.residency.reconcile import Decision, is_so
 from app.residency.records import JobKind, JobResult, JobState, Snapshot
 from app.residency.registry import Entry
 from app.residency.residents import Resident
@@ -58,6 +58,7 @@ class Loadmaster:
         self.library = Library(directories, self._residents, self.jobs)
         self._ledger = Ledger({device.id: _limit(device) for device in devices})
         self.memory = Memory(self.devices, self._ledger, self._residents)
+        self._admission = Admission(self.devices, self.library, self._ledger, self.memory, self._residents)
         self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer")
         self._changes = Changes(
             self._residents, self._ledger, Transfer(self.devices, self._ledger, self._threads), self._told
@@ -103,8 +104,8 @@ class Loadmaster:
     async def plan(self, model: str, request: PlacementRequest, *, allow_unknown: bool = False) -> Plan:
         """What `load` would do, without doing it; a plan that does not fit is returned, not raised."""
         await self.memory.ask()
-        entry = self._loadable(model, allow_unknown=allow_unknown)
-        return self._decide(entry, self._resolved(request)).plan
+        entry = self._admission.loadable(model, allow_unknown=allow_unknown)
+        return self._admission.decide(entry, self._admission.resolved(request)).plan
 
     async def load(
         self, model: str, request: PlacementRequest, *, rebalance: bool = False, allow_unknown: bool = False
@@ -115,8 +116,8 @@ class Loadmaster:
         UnknownDevice or DoesNotFit, with nothing begun.
         """
         await self.memory.ask()
-        entry = self._loadable(model, allow_unknown=allow_unknown)
-        return await self._place(entry, self._resolved(request), rebalance=rebalance)
+        entry = self._admission.loadable(model, allow_unknown=allow_unknown)
+        return await self._place(entry, self._admission.resolved(request), rebalance=rebalance)
 
     async def offload(
         self,
@@ -131,7 +132,7 @@ class Loadmaster:
         Raises NotLoaded, StaleGeneration where `generation` is not the current one, or what `load` raises.
         """
         await self.memory.ask()
-        entry = self._loadable(model, allow_unknown=True)
+        entry = self._admission.loadable(model, allow_unknown=True)
         resident = self._residents.get(model)
         active = self.jobs.active(model)
         if resident is None:
@@ -140,22 +141,20 @@ class Loadmaster:
             raise StaleGeneration(model, expected=generation, generation=resident.current.number)
         wish = self._wishes.current.get(model)
         request = changed(wish.request if wish else PlacementRequest())
-        return await self._place(entry, self._resolved(request), rebalance=rebalance)
+        return await self._place(entry, self._admission.resolved(request), rebalance=rebalance)
 
     async def unload(self, model: str) -> Job:
-        """Start to unload a model; a load or offload that is under way is called off first."""
-        entry = self.library.entry(model)
+        """Start to unload a model; a load or offload that is under way is called off first. ModelNotFound."""
+        self.library.entry(model)
         active = self.jobs.active(model)
         if active is not None and active.kind is JobKind.UNLOAD:
             return await _accepted(active)
         job = self._new_job(JobKind.UNLOAD, model, None)
         if active is None and model not in self._residents:
             self.library.failures.pop(model, None)
-            if model in self._wishes.current:  # of a restart that failed
-                await self._wishes.put(model, None)
-            return self._already(job, entry, None)
+            return await self._already(job, None)  # though a restart that failed leaves its wish behind
         if active is not None:
-            active.superseded = True
+            active.superseded_by = job
             active.cancel()
 
         async def body() -> None:
@@ -195,56 +194,13 @@ class Loadmaster:
 
     # ── how a change begins and ends ─────────────────────────────────────────────────────────────────────────────
 
-    def _loadable(self, model: str, *, allow_unknown: bool) -> Entry:
-        """The entry of a model that may be loaded; InvalidModel says why it may not."""
-        entry = self.library.entry(model)
-        described = entry.require_model()
-        if described.type != "model":
-            raise InvalidModel(f"{model} is no model but {described.type!r}", model=model)
-        if described.problems:
-            more = f" (and {len(described.problems) - 1} more)" if len(described.problems) > 1 else ""
-            raise InvalidModel(f"{model}: {described.problems[0].message}{more}", model=model)
-        if not described.architecture_known and not allow_unknown:
-            message = (
-                f"unknown architecture {described.architecture!r}; allow_unknown_architecture loads it all the same"
-            )
-            raise InvalidModel(message, model=model, param="allow_unknown_architecture")
-        return entry
-
-    def _resolved(self, request: PlacementRequest) -> PlacementRequest:
-        """The request with its devices by id; UnknownDevice."""
-        if request.devices is None:
-            return request
-        known = {id_: device for id_, device in self.devices.items() if id_ != HOST}
-        by_uuid = {device.uuid: id_ for id_, device in known.items() if device.uuid}
-        ids = []
-        for name in request.devices:
-            if name not in known and name not in by_uuid:
-                raise UnknownDevice(name, list(known))
-            ids.append(by_uuid.get(name, name))
-        return replace(request, devices=tuple(ids))
-
-    def _room(self, model: str) -> dict[str, int]:
-        """What the model may hold of each device, accelerators first, in bytes."""
-        room = {id_: self._ledger.room(id_, model) for id_ in self.devices if id_ != HOST}
-        resident = self._residents.get(model)
-        locked = resident.files.locked_bytes if resident else 0
-        room[HOST] = self.memory.record().host.available_bytes + self._ledger.held(HOST, model) + locked
-        return room
-
-    def _decide(self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False) -> Decision:
-        resident = self._residents.get(entry.id)
-        current = resident.current.placement if resident else None
-        layers = entry.require_model().layers
-        return reconcile(layers, request, current, self._room(entry.id), rebalance=rebalance)
-
     async def _place(self, entry: Entry, request: PlacementRequest, *, rebalance: bool) -> Job:
         active = self.jobs.active(entry.id)
         if active is not None:
-            if active.request == (request, rebalance):
+            if active.request == (request, rebalance) and not active.called_off:
                 return await _accepted(active)
             raise ModelBusy(entry.id, job=active.id, kind=active.kind)
-        decision = self._decide(entry, request, rebalance=rebalance)
+        decision = self._admission.decide(entry, request, rebalance=rebalance)
         decision.plan.require_fit()
         return await self._carry_out(entry, request, decision, joined_by=(request, rebalance))
 
@@ -254,11 +210,11 @@ class Loadmaster:
         resident = self._residents.get(entry.id)
         job = self._new_job(JobKind.OFFLOAD if resident else JobKind.LOAD, entry.id, joined_by)
         job.keeps_wish = restart
+        job.bytes_total = decision.moves.copied_bytes
         wish = Wish(request).placed(decision.plan.placement)
-        if resident is not None and not decision.moves.steps and resident.host is request.host:
-            if wish != self._wishes.current.get(entry.id):
-                await self._wishes.put(entry.id, wish)
-            return self._already(job, entry, resident)
+        if resident is not None and is_so(decision, resident.host, request):
+            job.generation = resident.current.number
+            return await self._already(job, wish)
         self._ledger.claim(entry.id, decision.moves.claims())
         return await self._begin(job, wish, lambda: self._changes.place(job, entry, request, decision))
 
@@ -267,11 +223,17 @@ class Loadmaster:
             raise Unavailable("the service is stopping")
         return Job(kind, model, joined_by, lambda job: self.broadcast.send(job.record()))
 
-    def _already(self, job: Job, entry: Entry, resident: Resident | None) -> Job:
-        """End a job that has nothing to do."""
-        job.generation = resident.current.number if resident else None
-        job.result = JobResult(moves((), (), {}).mode, 0, 0, 0)
+    async def _already(self, job: Job, wish: Wish | None) -> Job:
+        """End a job that has nothing to do, once its wish is durable; it is its model's active one until then."""
+        job.result = JobResult(MoveMode.ATOMIC, 0, 0, 0)
         self.jobs.add(job)
+        current = self._wishes.current
+        try:
+            if wish != current.get(job.model) or (wish is None and job.model in current):
+                await self._wishes.put(job.model, wish)
+        except LoadmasterError as error:
+            self.jobs.end(job, JobState.FAILED, error)
+            raise
         self.jobs.end(job, JobState.SUCCEEDED)
         return job
 
@@ -279,11 +241,11 @@ class Loadmaster:
         """Make the job its model's active one, start it, and return once its wish is durable."""
         self.jobs.add(job)
         self.library.failures.pop(job.model, None)
+        job.former = self._wishes.current.get(job.model)
         self._spawn(self._run(job, wish, body))
         return await _accepted(job)
 
     async def _run(self, job: Job, wish: Wish | None, body: Callable[[], Coroutine[None, None, None]]) -> None:
-        former = self._wishes.current.get(job.model)
         try:
             await self._wishes.put(job.model, wish)
             job.accepted.set()
@@ -291,26 +253,29 @@ class Loadmaster:
             self._told(job.model)
             await body()
         except LoadmasterError as error:
-            await self._end_badly(job, wish, former, error)
+            await self._end_badly(job, wish, error)
         except Exception:
             log.exception("%s job %s of %s failed by a fault of ours", job.kind, job.id, job.model)
-            await self._end_badly(job, wish, former, LoadmasterError("internal error; the log has more"))
+            await self._end_badly(job, wish, LoadmasterError("internal error; the log has more"))
         else:
             self._end(job, JobState.SUCCEEDED, None)
 
-    async def _end_badly(self, job: Job, wish: Wish | None, former: Wish | None, error: LoadmasterError) -> None:
+    async def _end_badly(self, job: Job, wish: Wish | None, error: LoadmasterError) -> None:
         """Put back the wish that the job set out to change, unless a later one took its place, and end the job."""
         resident = self._residents.get(job.model)
-        if not (job.superseded or job.keeps_wish or self._stopping):
-            if resident is not None and job.generation is not None and wish is not None:
-                # It stays at its last completed step, and so does what is wished for.
-                placement = resident.current.placement
-                former = Wish(replace(wish.request, n_gpu_layers=placement.n_gpu_layers)).placed(placement)
+        if resident is not None and job.generation is not None and wish is not None:
+            # It stays at its last completed step, and so does what is wished for.
+            placement = resident.current.placement
+            request = replace(wish.request, n_gpu_layers=placement.n_gpu_layers, host=resident.host)
+            job.former = Wish(request).placed(placement)
+        if not (job.superseded_by or job.keeps_wish or self._stopping):
             try:
-                await self._wishes.put(job.model, former)
+                await self._wishes.put(job.model, job.former)
             except LoadmasterError:
                 log.exception("the former wish for %s could not be put back", job.model)
-        if resident is None and not isinstance(error, Cancelled) and job.kind is JobKind.LOAD:
+        if job.superseded_by:
+            job.superseded_by.former = job.former
+        elif resident is None and not isinstance(error, Cancelled) and job.kind is JobKind.LOAD:
             self.library.failures[job.model] = error
         self._end(job, JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED, error)
 
@@ -329,10 +294,14 @@ class Loadmaster:
             try:
                 if self.jobs.active(model) is not None or model in self._residents:
                     continue  # somebody was faster, and knows better
-                entry = self._loadable(model, allow_unknown=True)
+                entry = self._admission.loadable(model, allow_unknown=True)
                 if wish is None:
                     raise InvalidModel(f"{model}: its wish was written by another version", model=model)
-                loading.append(await self._load_again(entry, wish))
+                request = self._admission.resolved(wish.request)
+                decision = self._admission.decide_again(entry, replace(wish, request=request))
+                decision.plan.require_fit()
+                joined_by = (request, False)
+                loading.append(await self._carry_out(entry, request, decision, joined_by=joined_by, restart=True))
             except LoadmasterError as error:
                 log.warning("%s cannot be loaded again: %s", model, error)
                 self.library.failures[model] = error
@@ -340,24 +309,14 @@ class Loadmaster:
             await job.wait_ended()
         self.restoring = False
 
-    async def _load_again(self, entry: Entry, wish: Wish) -> Job:
-        request = self._resolved(wish.request)
-        room = self._room(entry.id)
-        decision = reconcile(entry.require_model().layers, request, None, room)
-        placement = restored(entry.require_model(), wish, room)
-        if placement is not None:
-            decision = Decision(replace(decision.plan, placement=placement), moves((), placement.slabs, room))
-        else:
-            decision.plan.require_fit()
-        return await self._carry_out(entry, request, decision, joined_by=(request, False), restart=True)
-
     def _told(self, model: str) -> None:
         """Something about a model or its memory is new."""
         try:
             entry = self.library.entry(model)
-        except LoadmasterError:  # its file is gone, and it is loaded no more: there is nothing to tell of it
-            return
-        self.broadcast.send(self.library.record(entry))
+        except LoadmasterError:  # its file is gone, and it is loaded no more: no event says that of a model
+            self.broadcast.resync()
+        else:
+            self.broadcast.send(self.library.record(entry))
         self._memory_changed.set()
 
     async def _tell_memory(self) -> None:

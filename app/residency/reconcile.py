@@ -53,8 +53,8 @@ def reconcile(
 def restored(model: Model, wish: Wish, room: Mapping[str, int]) -> Placement | None:
     """The very placement that a wish remembers, or None where this model or these devices cannot have it any more."""
     layers = {layer.key: layer for layer in model.layers}
-    remembered = wish.devices or ()
-    if any(key not in layers or device not in room for key, device in remembered):
+    remembered = wish.devices
+    if remembered is None or any(key not in layers or device not in room for key, device in remembered):
         return None
     slabs = tuple(slab_of(layers[key], device) for key, device in remembered)
     if any(nbytes > room[device] for device, nbytes in slab_sums(slabs).items()):

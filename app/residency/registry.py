@@ -5,20 +5,19 @@ named without the suffix. Where two directories have the same relative path, the
 """
 
 import os
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from app.errors import GGUFError, HostError, InvalidModel, LoadmasterError
-from app.gguf import Header
+from app.gguf import Header, check_splits
+from app.gguf.splits import SHARD_NAME
 from app.model import Model, describe
-from app.residency.files import SourceFile, read_header
+from app.residency.files import SourceFile, read_header, shown
 
 SUFFIX: Final = ".gguf"
-SHARD: Final = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})$", re.DOTALL)
 SUBRESOURCES: Final = frozenset({
     "data", "detokenize", "layers", "load", "memory", "metadata", "offload", "plan", "rescan", "statistics", "tensors",
     "tokenize", "touch", "unload", "verify", "vocabulary",
@@ -53,12 +52,9 @@ class _Candidate:
     """The files of one model: `shards` by number where they are numbered."""
 
     name: str  # relative, with its case, without .gguf and shard suffix
+    listed_as: str  # the first file's relative path as it is: the name where there can be no id
     paths: tuple[tuple[int, Path], ...]
     count: int | None
-
-    @property
-    def listed_as(self) -> str:
-        return f"{self.name}{SUFFIX}"
 
 
 def scan(directories: Sequence[Path], known: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -77,14 +73,13 @@ def scan(directories: Sequence[Path], known: Mapping[str, Entry]) -> dict[str, E
                 continue
             if len(candidates) > 1:
                 names = " and ".join(sorted(candidate.listed_as for candidate in candidates))
+                error = HostError(f"{names} have the same id {id_!r}")
                 for candidate in candidates:
-                    entries[candidate.listed_as] = _invalid(
-                        candidate.listed_as, candidate, HostError(f"{names} have the same id {id_!r}")
-                    )
+                    entries.setdefault(candidate.listed_as, _invalid(candidate.listed_as, candidate, error))
             elif id_.rpartition("/")[2] in SUBRESOURCES:
                 reserved = HostError(f"the name ends in {id_.rpartition('/')[2]!r}, which is one of our routes")
                 listed_as = candidates[0].listed_as
-                entries[listed_as] = _invalid(listed_as, candidates[0], reserved)
+                entries.setdefault(listed_as, _invalid(listed_as, candidates[0], reserved))
             else:
                 entries[id_] = _entry(id_, candidates[0], directories, known.get(id_))
     return entries
@@ -109,15 +104,17 @@ def _candidates(root: Path) -> Iterator[_Candidate]:
             path = Path(folder, file_name)
             if path.suffix.lower() != SUFFIX or file_name.startswith("."):
                 continue
-            name = path.relative_to(root).with_suffix("").as_posix()
-            name = name.encode("utf-8", "replace").decode()  # a name that is not UTF-8 could not be sent as JSON
-            shard = SHARD.match(name)
+            listed_as = shown(path.relative_to(root).as_posix())
+            name = listed_as[: -len(SUFFIX)]
+            shard = SHARD_NAME.fullmatch(name)
             if shard:
                 shards[shard["base"], int(shard["count"])].append((int(shard["number"]), path))
             else:
-                yield _Candidate(name, ((1, path),), None)
+                yield _Candidate(name, listed_as, ((1, path),), None)
     for (base, count), paths in shards.items():
-        yield _Candidate(base, tuple(sorted(paths)), count)
+        paths.sort()
+        listed_as = shown(paths[0][1].relative_to(root).as_posix())
+        yield _Candidate(base, listed_as, tuple(paths), count)
 
 
 def _entry(id_: str, candidate: _Candidate, directories: Sequence[Path], known: Entry | None) -> Entry:
@@ -127,6 +124,7 @@ def _entry(id_: str, candidate: _Candidate, directories: Sequence[Path], known: 
             return known
         _require_all_shards(candidate)
         headers = tuple(read_header(file) for file in files)
+        check_splits(headers, [file.shown_path for file in files])
         model = describe(headers)
     except (GGUFError, HostError) as error:
         return _invalid(id_, candidate, error)
@@ -140,20 +138,27 @@ def _source(path: Path, directories: Sequence[Path]) -> SourceFile:
     try:
         resolved = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise HostError(f"{path.name}: a link that leads nowhere") from error
+        raise HostError(f"{shown(path.name)}: a link that leads nowhere") from error
     if not any(resolved.is_relative_to(directory.resolve()) for directory in directories):
-        raise HostError(f"{path.name}: a link that leads out of the models directories")
+        raise HostError(f"{shown(path.name)}: a link that leads out of the models directories")
     return SourceFile.at(resolved)
 
 
 def _require_all_shards(candidate: _Candidate) -> None:
+    """Raise HostError with the numbers of the shards that are missing, doubled, or beyond the last one."""
     if candidate.count is None:
         return
-    there = [number for number, _ in candidate.paths]
-    missing = sorted(set(range(1, candidate.count + 1)) - set(there))[:10] if candidate.count < 100_000 else []
-    if missing or len(there) != candidate.count:
-        numbers = ", ".join(str(number) for number in missing)
-        raise HostError(f"{candidate.name}: {len(there)} shards of {candidate.count}; missing: {numbers or 'none'}")
+    there = Counter(number for number, _ in candidate.paths)
+    wanted = range(1, candidate.count + 1)
+    faults = {
+        "missing": [number for number in wanted if number not in there],
+        "doubled": [number for number, files in there.items() if files > 1],
+        "not among them": [number for number in there if number not in wanted],
+    }
+    named = [f"{fault}: {', '.join(map(str, numbers[:10]))}" for fault, numbers in faults.items() if numbers]
+    if named:
+        total = sum(there.values())
+        raise HostError(f"{candidate.name}: {total} shards of {candidate.count}; {'; '.join(named)}")
 
 
 def _invalid(id_: str, candidate: _Candidate, error: LoadmasterError) -> Entry:

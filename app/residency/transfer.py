@@ -42,7 +42,11 @@ class Transfer:
                 job.check()
                 staged += await self._run(_allocate, self._devices[device], group)
             job.enter("transfer")
-            await self._fill(job, files, staged)
+            try:
+                await self._fill(job, files, staged)
+            except TransferFailed:
+                await self._run(files.check)  # a file that was cut off is the cause, and not the device
+                raise
             await self._run(files.check)
         except BaseException:
             await self._run(_release, staged)

@@ -8,6 +8,7 @@ second copy of the memory.
 import asyncio
 import fcntl
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ class Wish:
         data: dict[str, Any] = json.loads(text)
         request: dict[str, Any] = data["request"]
         weights, devices = request["split_weights"], request["devices"]
-        return cls(
+        wish = cls(
             PlacementRequest(
                 n_gpu_layers=request["n_gpu_layers"],
                 strategy=Strategy(request["strategy"]),
@@ -58,6 +59,23 @@ class Wish:
             ),
             None if data["devices"] is None else tuple((layer, device) for layer, device in data["devices"]),
         )
+        if not wish.is_sound():
+            raise ValueError(f"a wish that nobody can have had: {text[:200]}")
+        return wish
+
+    def is_sound(self) -> bool:
+        """Whether every value is of a kind that a request can have."""
+        request, weights = self.request, self.request.split_weights
+        return (
+            (request.n_gpu_layers in ("all", "auto") or type(request.n_gpu_layers) is int)
+            and type(request.margin_bytes) is int
+            and request.margin_bytes >= 0
+            and (
+                weights in ("free", "equal") or (isinstance(weights, tuple) and all(0 <= w < math.inf for w in weights))
+            )
+            and all(isinstance(device, str) for device in request.devices or ())
+            and all(isinstance(layer, int | str) and isinstance(device, str) for layer, device in self.devices or ())
+        )
 
 
 class Wishes:
@@ -67,8 +85,8 @@ class Wishes:
         self._connection = connection
         self._lock = lock
         self._thread = thread
-        self.current: dict[str, Wish] = {}
-        """The wishes that are durable now; what cannot be read is not among them."""
+        self.current: dict[str, Wish | None] = {}
+        """The wishes that are durable now; None for one that this version cannot read."""
 
     @classmethod
     async def open(cls, directory: Path) -> Self:
@@ -84,9 +102,8 @@ class Wishes:
     async def all(self) -> Mapping[str, Wish | None]:
         """Read every wish anew; None for one that this version cannot read."""
         rows = await self._run(lambda: self._connection.execute("SELECT model, wish FROM wishes").fetchall())
-        wishes = {model: _parsed(text) for model, text in rows}
-        self.current = {model: wish for model, wish in wishes.items() if wish is not None}
-        return wishes
+        self.current = {model: _parsed(text) for model, text in rows}
+        return dict(self.current)
 
     async def put(self, model: str, wish: Wish | None) -> None:
         """Set a model's wish, or withdraw it; returns when it is durable. HostError where it cannot be."""
@@ -119,6 +136,7 @@ def _open(directory: Path) -> tuple[sqlite3.Connection, IO[str]]:
         lock = (directory / "lock").open("w")
     except OSError as error:
         raise HostError(f"state directory {directory}: {error.strerror}") from error
+    connection = None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Autocommit: each statement is a transaction of its own. One thread, but not the one that closes at exit.
@@ -126,12 +144,12 @@ def _open(directory: Path) -> tuple[sqlite3.Connection, IO[str]]:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("CREATE TABLE IF NOT EXISTS wishes (model TEXT PRIMARY KEY, wish TEXT NOT NULL) STRICT")
-    except BlockingIOError as error:
+    except (OSError, sqlite3.Error) as error:
+        if connection is not None:
+            connection.close()
         lock.close()
-        raise HostError(f"state directory {directory}: another process uses it") from error
-    except sqlite3.Error as error:
-        lock.close()
-        raise HostError(f"state directory {directory}: {error}") from error
+        reason = "another process uses it" if isinstance(error, BlockingIOError) else error
+        raise HostError(f"state directory {directory}: {reason}") from error
     return connection, lock
 
 

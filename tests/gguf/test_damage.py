@@ -87,6 +87,46 @@ def decode_everything(data: bytes) -> None:
     header.detached()
 
 
+@pytest.mark.parametrize("position", range(SMALL_END))
+def test_a_byte_changed_anywhere_raises_nothing_but_our_errors(position: int) -> None:
+    """Each byte of a header, set to each of a number of values, leaves a header or a GGUFError with its field."""
+    byte = SMALL[position]
+    for value in {0, 1, 2, 8, 9, 13, 0x7F, 0x80, 0xFF, byte ^ 1, byte ^ 0x80, (byte + 1) % 256, (byte - 1) % 256}:
+        damaged = bytearray(SMALL)
+        damaged[position] = value
+        try:
+            decode_everything(bytes(damaged))
+        except GGUFError as error:
+            assert error.field  # noqa: PT017
+
+
+def megabytes() -> dict[str, bytes]:
+    """Write files of a megabyte that are made of as many records as fit, of the kinds that take most memory."""
+    keys = [f"{number:04x}" for number in range(1 << 16)]
+    tensors = [b.Tensor(key, b.I8, (0, 1), b"") for key in keys[:24_000]]
+    tokens = b.Raw(struct.pack("<IQ", b.STRING, 128_000) + bytes(8 * 128_000))
+    return {
+        "keys": b.build([(key, b.UINT8, 1) for key in keys[:60_000]]),
+        "long-keys": b.build([(key * 8, b.STRING, key * 8) for key in keys[:12_000]]),
+        "arrays": b.build([(key, b.ARRAY, (b.UINT8, [1])) for key in keys[:34_000]]),
+        "strings": b.build([("tokens", b.ARRAY, tokens)]),
+        "text": b.build([("text", b.STRING, "🏠" + "a" * 10**6)]),
+        "tensors": b.build(tensors=tensors),
+    }
+
+
+@pytest.mark.parametrize(("name", "data"), megabytes().items(), ids=megabytes())
+def test_a_megabyte_takes_no_more_than_a_few(name: str, data: bytes) -> None:
+    """Whatever a file of a megabyte is made of, its header takes at most twelve bytes for each of the file's."""
+    tracemalloc.start()
+    parse_header(data).detached()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert 0.9 * 2**20 < len(data) < 1.1 * 2**20, name
+    assert peak < 12 * len(data)
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, SMALL_END - 1), st.integers(0, 255)), min_size=1, max_size=8))
 def test_changed_bytes_raise_nothing_but_our_errors(changes: list[tuple[int, int]]) -> None:

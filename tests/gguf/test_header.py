@@ -59,6 +59,16 @@ def test_strings_that_are_not_utf8_are_replaced() -> None:
     assert list(header.metadata["t"]) == ["\ufffd", "ok"]  # type: ignore[arg-type]
 
 
+def test_where_a_value_stands() -> None:
+    """Each value's byte in the file is known, behind its type; a key that is not there has none."""
+    data = b.build([("a", b.UINT32, 7), ("bc", b.STRING, "x"), ("d", b.ARRAY, (b.UINT8, [5])), ("e", b.UINT16, 9)])
+    header = parse_header(data).detached()
+
+    assert [data[header.offset_of(key)] for key in ("a", "bc", "d", "e")] == [7, 1, b.UINT8, 9]
+    assert header.offset_of("a") == 24 + 8 + 1 + 4
+    assert header.offset_of("f") == 0
+
+
 def test_metadata_is_read_only() -> None:
     """A header is a value: nobody adds a key to it."""
     header = parse_header(b.build(SCALARS))

@@ -1,0 +1,89 @@
+"""May this model be loaded, and where would it go? Looks at everything, changes nothing."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from app.devices import Device
+from app.errors import InvalidModel, InvalidValue, UnknownDevice
+from app.placement import HOST, PlacementRequest, moves
+from app.residency.ledger import Ledger
+from app.residency.library import Library
+from app.residency.memory import Memory
+from app.residency.reconcile import Decision, reconcile, restored
+from app.residency.registry import Entry
+from app.residency.residents import Resident
+from app.residency.wishes import Wish
+
+
+class Admission:
+    """Decides on requests, by what is there at this moment; `Memory.ask` comes before."""
+
+    def __init__(
+        self,
+        devices: Mapping[str, Device],
+        library: Library,
+        ledger: Ledger,
+        memory: Memory,
+        residents: Mapping[str, Resident],
+    ) -> None:
+        self._devices = {id_: device for id_, device in devices.items() if id_ != HOST}
+        self._library = library
+        self._ledger = ledger
+        self._memory = memory
+        self._residents = residents
+
+    def loadable(self, model: str, *, allow_unknown: bool) -> Entry:
+        """The entry of a model that may be loaded; ModelNotFound, or InvalidModel, which says why it may not."""
+        entry = self._library.entry(model)
+        described = entry.require_model()
+        if described.type != "model":
+            raise InvalidModel(f"{model} is no model but {described.type!r}", model=model)
+        if described.problems:
+            more = f" (and {len(described.problems) - 1} more)" if len(described.problems) > 1 else ""
+            raise InvalidModel(f"{model}: {described.problems[0].message}{more}", model=model)
+        if not described.architecture_known and not allow_unknown:
+            raise InvalidModel(
+                f"unknown architecture {described.architecture!r} (allow_unknown_architecture loads it all the same)",
+                model=model,
+                param="allow_unknown_architecture",
+            )
+        return entry
+
+    def resolved(self, request: PlacementRequest) -> PlacementRequest:
+        """The request with its devices by id; UnknownDevice, or InvalidValue where one is named twice."""
+        if request.devices is None:
+            return request
+        by_uuid = {device.uuid: id_ for id_, device in self._devices.items() if device.uuid}
+        ids: list[str] = []
+        for name in request.devices:
+            id_ = by_uuid.get(name, name)
+            if id_ not in self._devices:
+                raise UnknownDevice(name, list(self._devices))
+            if id_ in ids:
+                raise InvalidValue(f"devices: {name} is {id_}, which is named already", param="devices")
+            ids.append(id_)
+        return replace(request, devices=tuple(ids))
+
+    def decide(self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False) -> Decision:
+        """Where the model would go from where it is, and how; a plan that does not fit has no moves."""
+        resident = self._residents.get(entry.id)
+        current = resident.current.placement if resident else None
+        layers = entry.require_model().layers
+        return reconcile(layers, request, current, self._room(entry.id), rebalance=rebalance)
+
+    def decide_again(self, entry: Entry, wish: Wish) -> Decision:
+        """Where a model that an earlier process had goes: to where it was, or, where that cannot be, to a new place."""
+        decision = self.decide(entry, wish.request)
+        placement = restored(entry.require_model(), wish, room := self._room(entry.id))
+        if placement is None:
+            return decision
+        plan = replace(decision.plan, fits=True, n_gpu_layers=placement.n_gpu_layers, placement=placement)
+        return Decision(plan, moves((), placement.slabs, room))
+
+    def _room(self, model: str) -> dict[str, int]:
+        """What the model may hold of each device and of the host, its own present bytes included."""
+        room = {id_: self._ledger.room(id_, model) for id_ in self._devices}
+        resident = self._residents.get(model)
+        own = self._ledger.held(HOST, model) + (resident.files.locked_bytes if resident else 0)
+        room[HOST] = self._memory.record().host.available_bytes + own
+        return room

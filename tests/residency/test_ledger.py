@@ -1,0 +1,146 @@
+"""The ledger against a simple model: whatever is done, in whatever order, no device holds more than its limit."""
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from app.errors import OutOfDeviceMemory
+from app.model import Tensor
+from app.placement import Slab, Slice
+from app.residency.ledger import Ledger
+
+LIMITS = {"sim:0": 100, "sim:1": 60}
+MODELS = ["a", "b", "c"]
+
+models = st.sampled_from(MODELS)
+devices = st.sampled_from(sorted(LIMITS))
+sizes = st.integers(1, 70)
+
+
+def slab(device: str, nbytes: int) -> Slab:
+    """A slab with one byte of padding, if it has more than one."""
+    weights = max(1, nbytes - 1)
+    tensor = Tensor("t", "I8", (weights,), weights, weights, 0, 0, 0)
+    return Slab(0, device, nbytes, (Slice(tensor, 0, weights, 0),))
+
+
+class Books(RuleBasedStateMachine):
+    """Three models on two devices; slabs go from staged to used to retired to free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(LIMITS)
+        self.claimed: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.promised: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.slabs: dict[str, list[tuple[str, Slab]]] = {"staged": [], "used": [], "retired": []}
+
+    def sum(self, state: str, device: str, model: str | None = None) -> int:
+        """Bytes in a state."""
+        return sum(s.nbytes for m, s in self.slabs[state] if s.device == device and model in (m, None))
+
+    def free(self, device: str) -> int:
+        """Bytes that nobody has been given or promised."""
+        held = sum(self.sum(state, device) for state in self.slabs)
+        return LIMITS[device] - held - sum(self.promised[model, device] for model in MODELS)
+
+    def take(self, state: str, data: st.DataObject) -> tuple[str, Slab]:
+        """One of the slabs in a state, which leaves it."""
+        chosen = data.draw(st.sampled_from(self.slabs[state]))
+        self.slabs[state].remove(chosen)
+        return chosen
+
+    @rule(model=models, zero=st.integers(0, 120), one=st.integers(0, 120))
+    def claim(self, model: str, zero: int, one: int) -> None:
+        """A claim sets aside what it can, and replaces the one before."""
+        self.ledger.claim(model, {"sim:0": zero, "sim:1": one})
+        for device, nbytes in (("sim:0", zero), ("sim:1", one)):
+            self.promised[model, device] = 0
+            self.claimed[model, device] = nbytes
+            self.promised[model, device] = min(nbytes, self.free(device))
+
+    @rule(model=models)
+    def unclaim(self, model: str) -> None:
+        """A job that has ended will stage no more."""
+        self.ledger.unclaim(model)
+        for device in LIMITS:
+            self.claimed[model, device] = self.promised[model, device] = 0
+
+    @rule(model=models, device=devices, nbytes=sizes)
+    def stage(self, model: str, device: str, nbytes: int) -> None:
+        """Staging takes what was promised first, and fails with the numbers where that and the rest are too little."""
+        new = slab(device, nbytes)
+        room = self.free(device) + self.promised[model, device]
+        assert self.ledger.has_room(model, [new]) is (nbytes <= room)
+        if nbytes > room:
+            with pytest.raises(OutOfDeviceMemory) as caught:
+                self.ledger.stage(model, [new])
+            assert (caught.value.requested_bytes, caught.value.free_bytes) == (nbytes, room)
+            return
+        self.ledger.stage(model, [new])
+        self.slabs["staged"].append((model, new))
+        self.claimed[model, device] = max(0, self.claimed[model, device] - nbytes)
+        self.promised[model, device] = max(0, self.promised[model, device] - nbytes)
+
+    @precondition(lambda self: self.slabs["staged"])
+    @rule(data=st.data(), publish=st.booleans())
+    def publish_or_give_up(self, data: st.DataObject, publish: bool) -> None:
+        """What is staged is used, or freed."""
+        model, chosen = self.take("staged", data)
+        if publish:
+            self.ledger.publish(model, [chosen])
+            self.slabs["used"].append((model, chosen))
+        else:
+            self.ledger.unstage(model, [chosen])
+
+    @precondition(lambda self: self.slabs["used"])
+    @rule(data=st.data())
+    def retire(self, data: st.DataObject) -> None:
+        """What is used is replaced."""
+        model, chosen = self.take("used", data)
+        self.ledger.retire(model, [chosen])
+        self.slabs["retired"].append((model, chosen))
+
+    @precondition(lambda self: self.slabs["retired"])
+    @rule(data=st.data())
+    def reap(self, data: st.DataObject) -> None:
+        """What was replaced is freed, and goes to its own model's claim first."""
+        model, chosen = self.take("retired", data)
+        self.ledger.free(model, [chosen])
+        missing = self.claimed[model, chosen.device] - self.promised[model, chosen.device]
+        self.promised[model, chosen.device] += max(0, min(missing, self.free(chosen.device)))
+
+    @invariant()
+    def agrees(self) -> None:
+        """Every column is the model's, and together they are within the limit."""
+        for device, limit in LIMITS.items():
+            row = self.ledger.row(device)
+            promised = sum(self.promised[model, device] for model in MODELS)
+            used = [s for _, s in self.slabs["used"] if s.device == device]
+            assert row.used_bytes == self.sum("used", device)
+            assert row.retired_bytes == self.sum("retired", device)
+            assert row.reserved_bytes == self.sum("staged", device) + promised
+            assert row.weights_bytes == sum(s.weights_bytes for s in used)
+            assert row.padding_bytes == row.used_bytes - row.weights_bytes
+            assert row.used_bytes + row.reserved_bytes + row.retired_bytes <= limit == row.limit_bytes
+            for model in MODELS:
+                own = self.sum("used", device, model) + self.sum("staged", device, model)
+                room = self.free(device) + own + self.promised[model, device]
+                assert self.ledger.room(device, model) == room
+                assert self.ledger.held(device, model) == self.sum("used", device, model)
+
+
+def test_the_ledger_agrees_with_the_model() -> None:
+    """Hypothesis plays with both, and looks at every column after every step."""
+    run_state_machine_as_test(Books, settings=settings(max_examples=40, stateful_step_count=30))
+
+
+def test_staging_is_all_or_nothing() -> None:
+    """Where one of several slabs is too much, none is counted."""
+    ledger = Ledger(LIMITS)
+    with pytest.raises(OutOfDeviceMemory) as caught:
+        ledger.stage("a", [slab("sim:0", 50), slab("sim:1", 61)])
+    assert caught.value.device == "sim:1"
+    assert ledger.row("sim:0").reserved_bytes == 0
