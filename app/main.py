@@ -5,6 +5,7 @@ second copy of the memory. Importing this module has no effects.
 """
 
 import asyncio
+import resource
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -40,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        _allow_many_files()
         wishes = await Wishes.open(settings.state_dir)
         try:
             devices = await asyncio.to_thread(open_devices, settings.devices)
@@ -66,6 +68,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (placement, models, jobs, events, system):  # `models` ends in a route that takes any path
         app.include_router(module.router)
     return app
+
+
+def _allow_many_files() -> None:
+    """Take all the descriptors that we may have: every file and every slab of a simulated device is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

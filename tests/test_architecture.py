@@ -85,7 +85,7 @@ def test_every_route_is_in_the_readme(tmp_path: Path) -> None:
     """The routes table, of rows `| METHOD | path, path | what |`, has every route that OpenAPI shows."""
     rows = re.findall(r"^\| *`?([A-Z]+)`? *\|([^|]+)\|", README, flags=re.MULTILINE)
     documented = {(method, path) for method, paths in rows for path in re.findall(r"/[^\s,`?]*", paths)}
-    service = create_app(Settings(models_dir=tmp_path, state_dir=tmp_path, devices="none"))
+    service = create_app(Settings(models_dir=(tmp_path,), state_dir=tmp_path, devices="none"))
     served = {(method.upper(), path) for path, item in service.openapi()["paths"].items() for method in item}
 
     assert served - documented == set()

@@ -124,6 +124,14 @@ class WaitBody(BaseModel):
     wait: StrictBool = Field(default=False, description="Answer when the memory is free again.")
 
 
+class VerifyBody(WaitBody):
+    """The body of a verification."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"deep": True, "wait": True}]})
+
+    deep: StrictBool = Field(default=False, description="Look at every byte: valid data, and true copies on devices.")
+
+
 def generation_of(if_match: str | None) -> int | None:
     """The generation that an If-Match header names; None where it names none, or any (`*`)."""
     if if_match is None or if_match.strip() == "*":

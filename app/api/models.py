@@ -17,11 +17,12 @@ from app.api.schemas import (
     ModelDetailOut,
     ModelOut,
     ProblemOut,
+    StatisticsOut,
     VocabularyOut,
 )
 from app.errors import InvalidValue, NotLoaded
 from app.gguf import Array
-from app.model import LayerKey
+from app.model import LayerKey, statistics
 from app.residency.reading import read_metadata
 from app.residency.records import LayerRecord, ModelMemoryRecord, ModelState, TensorRecord
 
@@ -124,6 +125,12 @@ async def tensor_data(
     return TensorResponse(reading, start, stop, headers=headers, status_code=200 if part is None else 206)
 
 
+@router.get("/{id:model}/statistics", responses=refusals(404))
+async def model_statistics(entry: EntryDep) -> StatisticsOut:
+    """What the tensors add up to: by type, by layer, the largest, and the experts' share."""
+    return StatisticsOut.model_validate(statistics(entry.require_model()))
+
+
 @router.get("/{id:model}/layers", responses=refusals(404))
 async def layers(entry: EntryDep, loadmaster: LoadmasterDep) -> ListOut[LayerRecord]:
     """Every layer with its bytes, parameters, quantisation and devices."""
@@ -157,6 +164,7 @@ async def model(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelDetailOut:
         vocabulary=VocabularyOut.model_validate(vocabulary) if vocabulary else None,
         files=files,
         problems=[ProblemOut.model_validate(problem) for problem in described.problems],
+        notes=[ProblemOut.model_validate(note) for note in described.notes],
     )
 
 

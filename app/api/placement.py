@@ -1,10 +1,10 @@
-"""Where a model's layers should be: plan, load, offload, unload."""
+"""Where a model's layers should be, and whether they are sound: plan, load, offload, unload, verify."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Response, status
 
-from app.api.bodies import PlacementBody, WaitBody, generation_of
+from app.api.bodies import PlacementBody, VerifyBody, WaitBody, generation_of
 from app.api.deps import LoadmasterDep, ModelId
 from app.api.refusals import refusals
 from app.api.schemas import JobOut, PlanOut
@@ -74,3 +74,13 @@ async def unload(
     """Give the model's memory back; a load or offload that is under way is cancelled."""
     job = await loadmaster.unload(model)
     return await _answer(job, response, wait=body is not None and body.wait)
+
+
+@router.post("/{id:model}/verify", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 503)})
+async def verify(
+    model: ModelId, loadmaster: LoadmasterDep, response: Response, body: Annotated[VerifyBody | None, Body()] = None
+) -> JobOut:
+    """Check a model's structure, and with `deep` its data and the devices' copies. Loaded or not; changes nothing."""
+    body = body or VerifyBody()
+    job = await loadmaster.verify(model, deep=body.deep)
+    return await _answer(job, response, wait=body.wait)

@@ -7,12 +7,14 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     TypeAdapter,
 )
 
 from app.api.errors import error_object
 from app.devices import DeviceKind
 from app.errors import LoadmasterError
+from app.model import LayerKey, Role
 from app.placement import DevicePlan, LayerPlan, Plan
 from app.residency.events import Payload
 from app.residency.records import (
@@ -24,6 +26,7 @@ from app.residency.records import (
     ModelRecord,
     ModelState,
     Snapshot,
+    VerifyResult,
 )
 
 T = TypeVar("T")
@@ -87,6 +90,53 @@ class ModelOut(_Out):
     error: ErrorOut
 
 
+class TypeStatisticsOut(_Out):
+    """What the tensors of one type add up to."""
+
+    type: str
+    tensors: int
+    parameters: int
+    size_bytes: int
+    bits_per_weight: float | None
+
+
+class LayerStatisticsOut(_Out):
+    """What the tensors of one layer add up to."""
+
+    layer: LayerKey
+    role: Role
+    tensors: int
+    parameters: int
+    size_bytes: int
+    bits_per_weight: float | None
+    types: tuple[str, ...]
+
+
+class LargeTensorOut(_Out):
+    """One of the largest tensors."""
+
+    name: str
+    type: str
+    dimensions: tuple[int, ...]
+    parameters: int
+    size_bytes: int = Field(validation_alias="nbytes")
+    layer: LayerKey
+
+
+class StatisticsOut(_Out):
+    """What the model adds up to; the parts add up to the whole."""
+
+    parameters: int
+    tensors: int
+    size_bytes: int
+    bits_per_weight: float | None
+    by_type: tuple[TypeStatisticsOut, ...]
+    by_layer: tuple[LayerStatisticsOut, ...]
+    largest: tuple[LargeTensorOut, ...]
+    expert_parameters: int
+    expert_bytes: int
+
+
 class FileOut(_Out):
     """One of the files of a model."""
 
@@ -129,6 +179,7 @@ class ModelDetailOut(ModelOut):
     vocabulary: VocabularyOut | None = None
     files: list[FileOut] = []
     problems: list[ProblemOut] = []
+    notes: list[ProblemOut] = []
 
 
 class MetadataOut(BaseModel):
@@ -183,7 +234,7 @@ class JobOut(_Out):
     bytes_per_second: float | None
     eta_seconds: float | None
     generation: int | None
-    result: JobResult | None
+    result: JobResult | VerifyResult | None
     error: ErrorOut
     created_at: float
     started_at: float | None

@@ -1,4 +1,4 @@
-"""The `loadmaster` command."""
+"""`loadmaster serve`."""
 
 import signal
 from pathlib import Path
@@ -8,27 +8,12 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 
-from app import __version__
 from app.config import Settings
 from app.main import create_app
 
-main = typer.Typer(
-    name="loadmaster",
-    help="Loads, places and rebalances GGUF weights across host memory and GPUs, while they are in use.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
 STOP_SECONDS = 10
 
 
-@main.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@main.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on.")] = None,

@@ -180,7 +180,7 @@ class MappedFile:
         check_range(offset, nbytes, self.nbytes)
         if not nbytes:
             return
-        start, end = offset // PAGE * PAGE, -(-(offset + nbytes) // PAGE) * PAGE
+        start, end = pages_of(offset, nbytes)
         with self._lifetime, self._locking:
             try:
                 self._mapping.lock(start, end - start)
@@ -188,6 +188,17 @@ class MappedFile:
                 self._take_back(start, end)
                 raise self._lock_refused(nbytes, error) from error
             self._locked = with_run(self._locked, start, end)
+
+    def keep_locked(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Unlock all pages but those of these (offset, nbytes) ranges."""
+        kept: tuple[Run, ...] = ()
+        for offset, nbytes in ranges:
+            check_range(offset, nbytes, self.nbytes)
+            kept = with_run(kept, *pages_of(offset, nbytes)) if nbytes else kept
+        with self._lifetime, self._locking:
+            for start, end in without_runs(self._locked, kept):
+                self._mapping.unlock(start, end - start)
+            self._locked = without_runs(self._locked, without_runs(self._locked, kept))
 
     def prefetch(self, offset: int, nbytes: int) -> None:
         """Ask the kernel to read these bytes ahead. Neither waits nor copies."""
@@ -247,6 +258,26 @@ def sampled_resident_bytes(fd: int, nbytes: int) -> int | None:
         except OSError:
             return None
     return nbytes * hits // samples
+
+
+def pages_of(offset: int, nbytes: int) -> Run:
+    """Return the run of whole pages that hold these bytes."""
+    return offset // PAGE * PAGE, -(-(offset + nbytes) // PAGE) * PAGE
+
+
+def without_runs(runs: Sequence[Run], others: Sequence[Run]) -> tuple[Run, ...]:
+    """Return what is in `runs` and in none of `others`; both are in order and apart."""
+    left: list[Run] = []
+    for run_start, end in runs:
+        start = run_start
+        for first, last in others:
+            if start < first < end:
+                left.append((start, first))
+            if first < end:
+                start = max(start, min(last, end))
+        if start < end:
+            left.append((start, end))
+    return tuple(left)
 
 
 def with_run(runs: tuple[Run, ...], start: int, end: int) -> tuple[Run, ...]:

@@ -4,7 +4,8 @@
 >>> model.architecture, model.n_layer, model.parameters, model.problems
 
 Knows what llama.cpp's models look like; refuses to know files, devices and placements, and reads no weights.
-Read `model.py` first, then `describe.py`; the tensors an architecture must have are a table in `skeleton.py`.
+Read `model.py` first, then `describe.py`. What tensors look like is a table in `tensor_table.py`; which of them have
+to be there, `families.py` (within a block) and `agreement.py` (among blocks) tell.
 """
 
 from app.model.architecture import is_known, known_architectures

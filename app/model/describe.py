@@ -8,8 +8,8 @@ from app.model.architecture import is_known
 from app.model.hyperparameters import read_hyperparameters
 from app.model.layers import Tensor, group, layer_of
 from app.model.model import Model
-from app.model.statistics import quantization_name
-from app.model.structure import structure_problems
+from app.model.statistics import quantization_name, quantization_notes
+from app.model.structure import structure_problems, unexpected_tensors
 from app.model.vocabulary import read_vocabulary
 
 
@@ -35,7 +35,8 @@ def describe(headers: Sequence[Header]) -> Model:
         layers=group(tensors),
         quantization=quantization_name(metadata, tensors),
     )
-    return replace(model, problems=structure_problems(model))
+    notes = (*unexpected_tensors(model), *quantization_notes(metadata, tensors))
+    return replace(model, problems=structure_problems(model), notes=notes)
 
 
 def _tensors(headers: Sequence[Header], architecture: str) -> tuple[Tensor, ...]:

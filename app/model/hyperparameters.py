@@ -22,6 +22,7 @@ _MAX_WIDTH: Final = 2**24
 _MAX_TOKENS: Final = 2**29
 
 _INTEGERS: Final = frozenset(kind for kind in ValueType if kind.name.startswith(("INT", "UINT")))
+_FLAGS: Final = _INTEGERS | {ValueType.BOOL}
 
 _COUNTS: Final = {
     "n_layer_nextn": ("nextn_predict_layers", MAX_LAYERS),
@@ -40,6 +41,28 @@ _COUNTS: Final = {
     "ssm_n_group": ("ssm.group_count", _MAX_WIDTH),
 }
 """Fields that are one optional number and have no default: key and the most it can be."""
+
+_WIDTHS: Final = {
+    "n_embd_head_k_swa": "attention.key_length_swa",
+    "n_embd_head_v_swa": "attention.value_length_swa",
+    "n_embd_head_k_mla": "attention.key_length_mla",
+    "n_embd_head_v_mla": "attention.value_length_mla",
+    "n_embd_per_layer": "embedding_length_per_layer_input",
+    "n_embd_latent": "moe_latent_size",
+    "n_layer_dense_lead": "leading_dense_block_count",
+    "indexer_n_head": "attention.indexer.head_count",
+    "indexer_head_size": "attention.indexer.key_length",
+    "kda_head_dim": "kda.head_dim",
+    "shortconv_l_cache": "shortconv.l_cache",
+    "wkv_head_size": "wkv.head_size",
+    "time_mix_extra_dim": "time_mix_extra_dim",
+    "time_decay_extra_dim": "time_decay_extra_dim",
+    "n_lora_decay": "attention.decay_lora_rank",
+    "n_lora_iclr": "attention.iclr_lora_rank",
+    "n_lora_value": "attention.value_residual_mix_lora_rank",
+    "n_lora_gate": "attention.gate_lora_rank",
+}
+"""Widths that few architectures read. A value that cannot be is unknown and no problem: most would not look at it."""
 
 PerLayer = tuple[int, ...]
 """One number for each block, whether the file stores an array or one number for all."""
@@ -75,6 +98,8 @@ class Hyperparameters:
     norm_eps: float | None = None
     norm_rms_eps: float | None = None
     sliding_window: int | None = None
+    sliding_window_pattern: PerLayer | None = None
+    """1 for the blocks that attend within the window only; None where the file leaves it to the architecture."""
     n_expert: int | None = None
     n_expert_used: PerLayer | None = None
     n_expert_shared: int | None = None
@@ -85,6 +110,27 @@ class Hyperparameters:
     ssm_d_state: int | None = None
     ssm_dt_rank: int | None = None
     ssm_n_group: int | None = None
+    n_embd_head_k_swa: int | None = None
+    """Of the blocks with a sliding window, where their heads differ from the others'."""
+    n_embd_head_v_swa: int | None = None
+    n_embd_head_k_mla: int | None = None
+    """Of latent attention (MLA) once decompressed; `n_embd_head_k` is what its cache holds."""
+    n_embd_head_v_mla: int | None = None
+    n_embd_per_layer: int | None = None
+    n_embd_latent: int | None = None
+    n_layer_dense_lead: int | None = None
+    """How many blocks before the first mixture of experts."""
+    indexer_n_head: int | None = None
+    indexer_head_size: int | None = None
+    kda_head_dim: int | None = None
+    shortconv_l_cache: int | None = None
+    wkv_head_size: int | None = None
+    time_mix_extra_dim: int | None = None
+    time_decay_extra_dim: int | None = None
+    n_lora_decay: int | None = None
+    n_lora_iclr: int | None = None
+    n_lora_value: int | None = None
+    n_lora_gate: int | None = None
     problems: tuple[Problem, ...] = ()
     """What the metadata gets wrong: required keys that are missing, values that cannot be."""
 
@@ -101,7 +147,7 @@ def read_hyperparameters(
 
     Never raises: what cannot be read is None and listed in `problems`.
     """
-    read = _Reader(metadata, architecture)
+    read, unasked = _Reader(metadata, architecture), _Reader(metadata, architecture)
     n_layer = read.count("block_count", MAX_LAYERS, required=True)
     n_embd = read.count("embedding_length", _MAX_WIDTH, required=True)
     n_head = read.per_layer("attention.head_count", n_layer)
@@ -126,7 +172,9 @@ def read_hyperparameters(
         norm_rms_eps=read.number("attention.layer_norm_rms_epsilon"),
         n_expert_used=read.per_layer("expert_used_count", n_layer),
         n_ff_exp=read.per_layer("expert_feed_forward_length", n_layer),
+        sliding_window_pattern=read.pattern("attention.sliding_window_pattern", n_layer),
         **{name: read.count(key, most) for name, (key, most) in _COUNTS.items()},
+        **{name: unasked.count(key, _MAX_WIDTH) for name, key in _WIDTHS.items()},
         problems=tuple(read.problems),  # last, when all has been read
     )
 
@@ -174,6 +222,18 @@ class _Reader:
             self._reject(key, f"integers from 0 to {_MAX_WIDTH}", wrong)
             return None
         return numbers
+
+    def pattern(self, name: str, n_layer: int | None) -> PerLayer | None:
+        """Read a flag for each block, or the period p of a pattern: every p-th block is without."""
+        value = self._metadata.get(f"{self._architecture}.{name}")
+        if n_layer is None or _is_absent(value):
+            return None
+        if _is_integer(value) and value > 0:
+            return tuple(int(block % value < value - 1) for block in range(n_layer))
+        # As llama.cpp has it, a longer array than there are blocks will do.
+        if isinstance(value, Array) and n_layer <= len(value) <= MAX_LAYERS and value.type in _FLAGS:
+            return tuple(int(bool(flag)) for flag in value.tolist()[:n_layer])
+        return None
 
     def number(self, name: str) -> float | None:
         """Read a finite number that is not negative; a zero is an absent key."""

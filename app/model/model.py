@@ -27,6 +27,8 @@ class Model:
     quantization: str | None
     problems: tuple[Problem, ...] = ()
     """Why the model cannot be loaded; empty for a sound one."""
+    notes: tuple[Problem, ...] = ()
+    """What is odd about the file and no reason not to load it."""
 
     @property
     def blocks(self) -> tuple[Layer, ...]:

@@ -15,8 +15,16 @@ class ProblemKind(StrEnum):
     """A tensor is there that this model cannot have."""
     WRONG_DIMENSIONS = "wrong_dimensions"
     """A tensor's dimensions contradict the hyperparameters."""
+    WRONG_TYPE = "wrong_type"
+    """A tensor is of a type that ggml cannot compute with in its place."""
     HYPERPARAMETER = "hyperparameter"
     """A key holds a value of the wrong type, out of range, or in contradiction to another."""
+    INVALID_DATA = "invalid_data"
+    """A tensor holds a number that nobody can compute with: a scale, or a weight, that is NaN or infinite."""
+    WRONG_COPY = "wrong_copy"
+    """A device's copy of a tensor differs from the file."""
+    FILE_CHANGED = "file_changed"
+    """The file is not what it was when the model was described, or ends too early."""
 
 
 @dataclass(frozen=True, slots=True)

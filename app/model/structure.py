@@ -1,29 +1,34 @@
 """Structure: whether the file holds the model that its metadata describes.
 
-Asks after every tensor of the architectures in `skeleton.TABLES`; of all others only what is certain of every
-stack of blocks, for a false alarm would keep a good model from loading.
+Says only what is certain, for a false alarm would keep a good model from loading. Of an architecture that the tables
+know: tensors that are missing, or shaped otherwise than the hyperparameters have it. Of any: keys and blocks that
+contradict each other, and the one block that is not like its siblings.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
+from app.model.agreement import Block, blocks_of, odd_dimensions, odd_ones_out
 from app.model.architecture import has_blocks, is_known
-from app.model.layers import Tensor
+from app.model.dimensions import agree, dimension_problems, shown, wrong_dimensions
+from app.model.families import Family, needs, stems_of, take_apart
+from app.model.layers import LayerKey, Tensor, layer_of
 from app.model.model import Model
 from app.model.problems import Problem, ProblemKind
-from app.model.skeleton import ExpectedTensor, skeleton
+from app.model.skeleton import Shape, has_name, listed_stems, required_names, shapes_of
+from app.model.tensor_table import NOT_IN_TABLE
+from app.model.types import type_problems
+from app.model.widths import widths
 
 _ATTENTION: Final = (".attn_q.weight", ".attn_qkv.weight")
-
-_DRAFT_HEADS: Final = frozenset({"eagle3", "dflash"})
-"""They may borrow embedding and vocabulary from the model they draft for."""
 
 
 def structure_problems(model: Model) -> tuple[Problem, ...]:
     """List what is wrong: nothing in a sound model, or in a file that is no model or has no tensors.
 
-    Looks at names and dimensions only, and never at data. Never raises.
+    Looks at names, dimensions and types only, and never at data. Never raises.
     """
     if model.type != "model":
         return ()
@@ -33,14 +38,37 @@ def structure_problems(model: Model) -> tuple[Problem, ...]:
         return (Problem(ProblemKind.MISSING, message, key=key, expected="a string"),)
     if not model.tensors or not (model.blocks or has_blocks(model.architecture)):
         return ()
-    return (
+    of_keys = (
         *model.hyperparameters.problems,
         *_block_problems(model),
         *_head_problems(model),
         *_expert_problems(model),
-        *_embedding_problems(model),
-        *_skeleton_problems(model),
     )
+    said = {problem.key for problem in of_keys} - {None}
+    return (
+        *of_keys,
+        *(problem for problem in _dimension_problems(model) if problem.key not in said),
+        *_missing_tensors(model),
+        *type_problems(model),
+    )
+
+
+def unexpected_tensors(model: Model) -> Iterator[Problem]:
+    """Note the tensors of a known architecture whose names are in no table of the gguf package.
+
+    An llama.cpp of that package's age refuses the file for one; a newer one may know them. Never raises.
+    """
+    if model.type != "model" or not is_known(model.architecture):
+        return
+    for tensor in model.tensors:
+        if not has_name(take_apart(tensor.name)):
+            yield Problem(
+                ProblemKind.UNEXPECTED,
+                f"{tensor.name} is a tensor that no known architecture has",
+                layer=tensor.layer,
+                tensor=tensor.name,
+                found=shown(tensor.dimensions),
+            )
 
 
 def _block_problems(model: Model) -> Iterator[Problem]:
@@ -121,73 +149,88 @@ def _expert_problems(model: Model) -> Iterator[Problem]:
         yield Problem(ProblemKind.HYPERPARAMETER, message, key=key, expected=expected, found=str(max(used)))
 
 
-def _embedding_problems(model: Model) -> Iterator[Problem]:
-    """There is a token embedding, as wide as the model and with a row for every token."""
-    if model.architecture in _DRAFT_HEADS or not is_known(model.architecture):
+def _dimension_problems(model: Model) -> Iterator[Problem]:
+    """Every tensor has the dimensions that the table works out; where it has none, those of its siblings."""
+    if not is_known(model.architecture):
+        yield from _odd_dimensions(model)
         return
-    tensor = model.tensors_by_name.get("token_embd.weight")
-    n_embd, n_vocab = model.hyperparameters.n_embd, model.hyperparameters.n_vocab
-    if tensor is None:
-        yield _missing_tensor(ExpectedTensor("token_embd.weight", "input", (n_embd, n_vocab), True, None))
-        return
-    # Files where `vocab_size` and the token list differ exist and load; either number will do.
-    listed = model.vocabulary.n_tokens if model.vocabulary else None
-    candidates = {n_vocab, listed or n_vocab}
-    if not any(_agree(tensor, (n_embd, rows)) for rows in candidates):
-        yield _wrong_dimensions(tensor, (n_embd, n_vocab))
-
-
-def _skeleton_problems(model: Model) -> Iterator[Problem]:
-    """Every tensor of the skeleton is there, with the skeleton's dimensions."""
-    tensors = model.tensors_by_name
-    embedding = tensors.get("token_embd.weight")
     hyperparameters = model.hyperparameters
-    if embedding is not None and embedding.dimensions:
-        # The output's rows are the embedding's; whether those are right was asked above, and is said once.
-        hyperparameters = replace(hyperparameters, n_vocab=embedding.dimensions[-1])
-    present = {layer.key for layer in model.layers}
-    for expected in skeleton(model.architecture, hyperparameters):
-        tensor = tensors.get(expected.name)
-        if tensor is not None:
-            if not _agree(tensor, expected.dimensions):
-                yield _wrong_dimensions(tensor, expected.dimensions)
-            continue
-        # Of a block without any tensor it was said above that it is missing.
-        said = isinstance(expected.layer, int) and expected.layer not in present
-        if expected.required and expected.instead not in tensors and not said:
-            yield _missing_tensor(expected)
+    embedding = model.tensors_by_name.get("token_embd.weight")
+    # Files where `vocab_size` and the token list differ exist and load; the embedding's rows tell which is meant.
+    listed = model.vocabulary.n_tokens if model.vocabulary else None
+    if embedding is not None and embedding.dimensions[-1:] == (listed,):
+        hyperparameters = replace(hyperparameters, n_vocab=listed)
+    yield from dimension_problems(model, hyperparameters)
 
 
-def _agree(tensor: Tensor, expected: tuple[int | None, ...]) -> bool:
-    """Whether the dimensions are the expected ones: None agrees with all, ones at the end do not count."""
-    rank = max(len(tensor.dimensions), len(expected))
-    found = tensor.dimensions + (1,) * (rank - len(tensor.dimensions))
-    wanted = expected + (1,) * (rank - len(expected))
-    return all(want in (None, have) for want, have in zip(wanted, found, strict=True))
+def _odd_dimensions(model: Model) -> Iterator[Problem]:
+    """Of an architecture that nobody knows: one tensor shaped otherwise than all its siblings."""
+
+    def fits(tensor: Tensor) -> bool:
+        shapes = _shapes_of(model, tensor.name)
+        return any(agree(tensor.dimensions, shape.sizes) for shape in shapes)
+
+    h = model.hyperparameters
+    arrays = (
+        (Family.ATTENTION, (h.n_head, h.n_head_kv, h.sliding_window_pattern)),
+        (Family.DENSE, (h.n_ff,)),
+        (Family.EXPERTS, (h.n_ff_exp,)),
+    )
+    varying = {family for family, of_family in arrays if any(array and len(set(array)) > 1 for array in of_family)}
+    for tensor, usual in odd_dimensions(blocks_of(model), fits, varying):
+        yield wrong_dimensions(tensor, usual)
 
 
-def _missing_tensor(expected: ExpectedTensor) -> Problem:
+def _missing_tensors(model: Model) -> Iterator[Problem]:
+    """Nothing is missing that the architecture, the rest of a block, or its siblings ask for."""
+    known = is_known(model.architecture)
+    tensors = model.tensors_by_name
+    for name in required_names(model.architecture) if known else ():
+        if name not in tensors:
+            yield _missing_tensor(name, layer_of(name, model.architecture), _dimensions_of(model, name))
+    blocks = blocks_of(model)
+    missing: dict[str, tuple[int | None, ...]] = {}
+    if known and model.architecture not in NOT_IN_TABLE:
+        for block, local in _needed(blocks, model.architecture):
+            missing[block.name(local)] = _dimensions_of(model, block.name(local))
+    for block, local, sibling in odd_ones_out(blocks, model.architecture, _may_be_there(known=known)):
+        missing.setdefault(block.name(local), sibling.dimensions)
+    for name, dimensions in missing.items():
+        yield _missing_tensor(name, layer_of(name), dimensions)
+
+
+def _may_be_there(*, known: bool) -> Callable[[str], bool]:
+    """Of a known architecture the names of the tables count; of another anything goes."""
+    return lambda local: not known or has_name(take_apart(f"blk.0.{local}"))
+
+
+def _needed(blocks: tuple[Block, ...], architecture: str) -> Iterator[tuple[Block, str]]:
+    listed = listed_stems(architecture)
+    of_kind = {
+        kind: stems_of(chain.from_iterable(block.names for block in blocks if block.recurrent is kind))
+        for kind in (False, True)
+    }
+    for block in blocks:
+        for local in sorted(needs(architecture, listed, block.names, of_kind[block.recurrent])):
+            yield block, local
+
+
+def _dimensions_of(model: Model, name: str) -> tuple[int | None, ...]:
+    shapes = _shapes_of(model, name)
+    return shapes[0].sizes if shapes else ()
+
+
+def _shapes_of(model: Model, name: str) -> tuple[Shape, ...]:
+    parts = take_apart(name)
+    return shapes_of(parts, model.architecture, widths(model.hyperparameters, parts.block))
+
+
+def _missing_tensor(name: str, layer: LayerKey, dimensions: tuple[int | None, ...]) -> Problem:
     return Problem(
         ProblemKind.MISSING,
-        f"{expected.name} is missing",
-        layer=expected.layer,
-        tensor=expected.name,
-        expected=_shown(expected.dimensions),
+        f"{name} is missing",
+        layer=layer,
+        tensor=name,
+        expected=shown(dimensions) if dimensions else None,
         found="no tensor",
     )
-
-
-def _wrong_dimensions(tensor: Tensor, expected: tuple[int | None, ...]) -> Problem:
-    wanted, found = _shown(expected), _shown(tensor.dimensions)
-    return Problem(
-        ProblemKind.WRONG_DIMENSIONS,
-        f"{tensor.name} has dimensions {found}, not {wanted}",
-        layer=tensor.layer,
-        tensor=tensor.name,
-        expected=wanted,
-        found=found,
-    )
-
-
-def _shown(dimensions: tuple[int | None, ...]) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in dimensions) + "]"

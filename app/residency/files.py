@@ -127,6 +127,7 @@ class OpenFiles:
         self.files = tuple(files)
         self.fds: list[int] = []
         self._maps: list[MappedFile] = []
+        self._locked: tuple[tuple[int, int, int], ...] = ()
         try:
             for file in files:
                 self.fds.append(self._open(file))
@@ -173,21 +174,18 @@ class OpenFiles:
 
         Raises HostError with RLIMIT_MEMLOCK where that is refused; then the ranges locked before stay locked.
         """
-        if not ranges and not self.locked_bytes:
-            return
-        fresh: list[MappedFile] = []
         try:
-            for fd, file in zip(self.fds, self.files, strict=True):
-                fresh.append(MappedFile(fd, file.size_bytes))
-            for index, offset, nbytes in ranges:
-                fresh[index].lock(offset, nbytes)
-        except BaseException:
-            for mapped in fresh:
-                mapped.close()
+            for file, offset, nbytes in ranges:
+                self._maps[file].lock(offset, nbytes)
+        except HostError:
+            self._keep_locked(self._locked)
             raise
-        old, self._maps = self._maps, fresh
-        for mapped in old:
-            mapped.close()
+        self._keep_locked(ranges)
+        self._locked = tuple(ranges)
+
+    def _keep_locked(self, ranges: Sequence[tuple[int, int, int]]) -> None:
+        for number, mapped in enumerate(self._maps):
+            mapped.keep_locked([(offset, nbytes) for file, offset, nbytes in ranges if file == number])
 
     @property
     def mapped_bytes(self) -> int:

@@ -9,7 +9,7 @@ from typing import Final
 
 from app.devices import Meter
 from app.errors import Cancelled, LoadmasterError, NotFound
-from app.residency.records import JobKind, JobRecord, JobResult, JobState
+from app.residency.records import JobKind, JobRecord, JobResult, JobState, VerifyResult
 from app.residency.wishes import Wish
 
 HISTORY: Final = 1000
@@ -31,6 +31,7 @@ STAGES: Final[dict[JobKind, tuple[str, ...]]] = {
     ),
     JobKind.OFFLOAD: ("plan", "allocate", "transfer", "verify", "ready"),
     JobKind.UNLOAD: ("withdraw", "release", "done"),
+    JobKind.VERIFY: ("structure", "data", "done"),
 }
 
 
@@ -46,9 +47,10 @@ class Job:
         self.state = JobState.QUEUED
         self.stage: str | None = None
         self.stages = STAGES[kind]
-        self.bytes_total = 0
+        self.work_bytes = 0
+        """How many bytes there are to copy, or, for a verification, to look at."""
         self.generation: int | None = None
-        self.result: JobResult | None = None
+        self.result: JobResult | VerifyResult | None = None
         self.error: LoadmasterError | None = None
         self.created_at = time.time()
         self.started_at: float | None = None
@@ -79,9 +81,19 @@ class Job:
         return self._cancelled
 
     @property
-    def bytes_done(self) -> int:
-        """Bytes that devices have acknowledged; only grows."""
+    def worked_bytes(self) -> int:
+        """How many of the `work_bytes` are done; only grows."""
         return self._bytes_before + sum(meter.bytes_done for meter in self._meters)
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes that are to be copied to devices; a verification copies none."""
+        return 0 if self.kind is JobKind.VERIFY else self.work_bytes
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes copied to devices, and acknowledged by them."""
+        return min(self.worked_bytes, self.bytes_total)
 
     def start(self) -> None:
         """Queued no longer."""
@@ -151,7 +163,7 @@ class Job:
         """Tell about progress, while bytes move, until cancelled."""
         told = -1
         while True:
-            done = self.bytes_done
+            done = self.worked_bytes
             now = time.monotonic()
             self._samples.append((now, done))
             while now - self._samples[0][0] > WINDOW_SECONDS:
@@ -163,9 +175,8 @@ class Job:
 
     def record(self) -> JobRecord:
         """The job now."""
-        done = min(self.bytes_done, self.bytes_total)
         rate = self._rate()
-        left = self.bytes_total - done
+        left = self.work_bytes - self.worked_bytes
         return JobRecord(
             id=self.id,
             kind=self.kind,
@@ -173,11 +184,11 @@ class Job:
             state=self.state,
             stage=self.stage,
             stages=self.stages,
-            progress=self._progress(done),
-            bytes_done=done,
+            progress=self._progress(),
+            bytes_done=self.bytes_done,
             bytes_total=self.bytes_total,
             bytes_per_second=rate,
-            eta_seconds=left / rate if rate and not self.ended else None,
+            eta_seconds=max(0, left) / rate if rate and not self.ended else None,
             generation=self.generation,
             result=self.result,
             error=self.error,
@@ -186,19 +197,19 @@ class Job:
             finished_at=self.finished_at,
         )
 
-    def _progress(self, done: int) -> float:
-        """The share of the bytes that is done, or, where none travel, of the stages. 1.0 means succeeded."""
+    def _progress(self) -> float:
+        """The share of the bytes that is done, or, where there are none, of the stages. 1.0 means succeeded."""
         if self.state is JobState.SUCCEEDED:
             return 1.0
-        if self.bytes_total:
-            return min(0.999, done / self.bytes_total)
+        if self.work_bytes:
+            return min(0.999, self.worked_bytes / self.work_bytes)
         return self.stages.index(self.stage) / len(self.stages) if self.stage else 0.0
 
     def _rate(self) -> float | None:
         """Bytes per second: of the last moments while the job runs, of the whole of it afterwards."""
         if self.ended:
             seconds = (self.finished_at or 0.0) - (self.started_at or self.finished_at or 0.0)
-            return self.bytes_done / seconds if seconds > 0 and self.bytes_done else None
+            return self.worked_bytes / seconds if seconds > 0 and self.worked_bytes else None
         if len(self._samples) < 2:
             return None
         (then, before), (now, done) = self._samples[0], self._samples[-1]
@@ -217,9 +228,10 @@ class Jobs:
         """How many bytes all jobs have copied to devices."""
 
     def add(self, job: Job) -> None:
-        """Make a job known, and its model's active one."""
+        """Make a job known, and, unless it only looks, its model's active one."""
         self._jobs[job.id] = job
-        self._active[job.model] = job
+        if job.kind is not JobKind.VERIFY:
+            self._active[job.model] = job
         while len(self._jobs) > HISTORY:
             oldest = next((id_ for id_, old in self._jobs.items() if old.ended), None)
             if oldest is None:
@@ -251,4 +263,4 @@ class Jobs:
 
     def running(self) -> list[Job]:
         """The jobs that have not ended."""
-        return list(self._active.values())
+        return [job for job in self._jobs.values() if not job.ended]

@@ -31,12 +31,13 @@ from app.residency.jobs import Job, Jobs
 from app.residency.ledger import Ledger
 from app.residency.library import Library
 from app.residency.memory import Memory
-from app.residency.reading import Reading, open_reading
+from app.residency.reading import Reading, open_generation
 from app.residency.reconcile import Decision, is_so
 from app.residency.records import JobKind, JobResult, JobState, Snapshot
 from app.residency.registry import Entry
 from app.residency.residents import Resident
 from app.residency.transfer import Transfer
+from app.residency.verify import verify
 from app.residency.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,8 @@ class Loadmaster:
 
     async def unload(self, model: str) -> Job:
         """Start to unload a model; a load or offload that is under way is called off first. ModelNotFound."""
-        self.library.entry(model)
+        if model not in self._wishes.current:  # the wish for a model whose file is gone can be withdrawn, too
+            self.library.entry(model)
         active = self.jobs.active(model)
         if active is not None and active.kind is JobKind.UNLOAD:
             return await _accepted(active)
@@ -166,6 +168,20 @@ class Loadmaster:
 
         return await self._begin(job, None, body)
 
+    async def verify(self, model: str, *, deep: bool) -> Job:
+        """Start to verify a model, in any state that is not invalid; holds what is loaded, and is in nobody's way."""
+        entry = self.library.entry(model)
+        entry.require_model()
+        job = self._new_job(JobKind.VERIFY, model, deep)
+        self.jobs.add(job)
+        job.accepted.set()
+
+        async def body() -> None:
+            job.result = await verify(job, entry, self._residents.get(model), self._threads, deep=deep)
+
+        self._spawn(self._look(job, body))
+        return job
+
     def cancel(self, job_id: str) -> Job:
         """Call a job off; it ends once everything that it staged is undone. NotFound."""
         job = self.jobs.get(job_id)
@@ -184,7 +200,7 @@ class Loadmaster:
         """A tensor to read, held where it is now; the caller closes it."""
         entry = self.library.entry(model)
         found = self.library.tensor(entry, tensor)
-        return await open_reading(entry, self._residents.get(model), found)
+        return Reading(found, *await open_generation(entry, self._residents.get(model)))
 
     async def snapshot(self) -> Event:
         """The present as an event."""
@@ -210,7 +226,7 @@ class Loadmaster:
         resident = self._residents.get(entry.id)
         job = self._new_job(JobKind.OFFLOAD if resident else JobKind.LOAD, entry.id, joined_by)
         job.keeps_wish = restart
-        job.bytes_total = decision.moves.copied_bytes
+        job.work_bytes = decision.moves.copied_bytes
         wish = Wish(request).placed(decision.plan.placement)
         if resident is not None and is_so(decision, resident.host, request):
             job.generation = resident.current.number
@@ -259,6 +275,19 @@ class Loadmaster:
             await self._end_badly(job, wish, LoadmasterError("internal error; the log has more"))
         else:
             self._end(job, JobState.SUCCEEDED, None)
+
+    async def _look(self, job: Job, body: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run a job that changes nothing."""
+        state, fault = JobState.SUCCEEDED, None
+        try:
+            job.start()
+            await body()
+        except LoadmasterError as error:
+            state, fault = JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED, error
+        except Exception:
+            log.exception("%s job %s of %s failed by a fault of ours", job.kind, job.id, job.model)
+            state, fault = JobState.FAILED, LoadmasterError("internal error; the log has more")
+        self.jobs.end(job, state, fault)
 
     async def _end_badly(self, job: Job, wish: Wish | None, error: LoadmasterError) -> None:
         """Put back the wish that the job set out to change, unless a later one took its place, and end the job."""
@@ -323,8 +352,12 @@ class Loadmaster:
         while True:
             await self._memory_changed.wait()
             self._memory_changed.clear()
-            await self.memory.ask()
-            self.broadcast.send(self.memory.record())
+            try:
+                await self.memory.ask()
+            except LoadmasterError:
+                log.exception("a device does not say what memory it has")
+            else:
+                self.broadcast.send(self.memory.record())
             await asyncio.sleep(MEMORY_SECONDS)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:

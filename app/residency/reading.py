@@ -44,14 +44,17 @@ class Reading:
         self._held.close()
 
 
-async def open_reading(entry: Entry, resident: Resident | None, tensor: Tensor) -> Reading:
-    """Hold the model's current generation to read a tensor; where it is not loaded, its files are opened for it."""
+async def open_generation(entry: Entry, resident: Resident | None) -> tuple[Generation, ExitStack]:
+    """The model's current generation, held until the stack is closed; its files alone where it is not loaded.
+
+    Raises FileChanged where those are not what was scanned.
+    """
     held = ExitStack()
     if resident is not None:
-        return Reading(tensor, held.enter_context(resident.hold()), held)
+        return held.enter_context(resident.hold()), held
     files = await asyncio.to_thread(OpenFiles, entry.id, entry.files)
     held.callback(files.close)
-    return Reading(tensor, Generation(0, Placement("", 0, ()), (), files), held)
+    return Generation(0, Placement("", 0, ()), (), files), held
 
 
 async def read_metadata(entry: Entry, key: str) -> Scalar | list[Scalar]:

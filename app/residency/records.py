@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from app.devices import DeviceKind
 from app.errors import LoadmasterError
-from app.model import LayerKey, Role
+from app.model import LayerKey, Problem, Role
 
 
 class ModelState(StrEnum):
@@ -26,6 +26,7 @@ class JobKind(StrEnum):
     LOAD = "load"
     OFFLOAD = "offload"
     UNLOAD = "unload"
+    VERIFY = "verify"
 
 
 class JobState(StrEnum):
@@ -49,6 +50,26 @@ class JobResult:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerVerdict:
+    """Whether a layer is sound, and the same in words: `Layer 17: ok`."""
+
+    layer: LayerKey
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """What a verification found; one that finds problems has succeeded, too."""
+
+    ok: bool
+    deep: bool
+    summary: str
+    problems: tuple[Problem, ...]
+    layers: tuple[LayerVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """A job at one moment. Times are seconds since the epoch; `bytes_*` count bytes copied to devices."""
 
@@ -64,7 +85,7 @@ class JobRecord:
     bytes_per_second: float | None
     eta_seconds: float | None
     generation: int | None
-    result: JobResult | None
+    result: JobResult | VerifyResult | None
     error: LoadmasterError | None
     created_at: float
     started_at: float | None

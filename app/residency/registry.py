@@ -85,11 +85,32 @@ def scan(directories: Sequence[Path], known: Mapping[str, Entry]) -> dict[str, E
     return entries
 
 
+def entry_at(path: Path) -> Entry:
+    """The model that a file is, or, with the shards beside it, is a part of; blocks. The file may be anywhere.
+
+    Raises HostError where there is no such file; what is wrong inside is in the entry.
+    """
+    try:
+        file = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise HostError(f"{shown(str(path))}: no such file") from error
+    shard = SHARD_NAME.fullmatch(file.stem)
+    paths, count = [(1, file)], None
+    if shard is not None:
+        count = int(shard["count"])
+        names = [(SHARD_NAME.fullmatch(sibling.stem), sibling) for sibling in file.parent.glob(f"*{file.suffix}")]
+        kin = [(match, sibling) for match, sibling in names if match and match["base"] == shard["base"]]
+        paths = sorted((int(match["number"]), sibling) for match, sibling in kin if int(match["count"]) == count)
+    name = shown(shard["base"] if shard else file.stem)
+    return _entry(name.lower(), _Candidate(name, shown(file.name), tuple(paths), count), [Path("/")], None)
+
+
 def _resolved(directory: Path) -> Path:
     try:
         root = directory.resolve(strict=True)
         if not root.is_dir():
             raise HostError(f"{directory} is not a directory")
+        os.scandir(root).close()  # walking would be silent about one that may not be read
     except OSError as error:
         raise HostError(f"models directory {directory}: {error.strerror}") from error
     return root

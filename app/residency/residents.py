@@ -44,7 +44,7 @@ class Generation:
         """
         stop = start + nbytes
         parts = []
-        for offset, length, live, slab_offset in self._pieces(tensor):
+        for offset, length, live, slab_offset in self.pieces(tensor):
             first, last = max(start, offset), min(stop, offset + length)
             if first >= last:
                 continue
@@ -54,7 +54,7 @@ class Generation:
                 parts.append(self.files.read(tensor.file, tensor.offset + first, last - first))
         return b"".join(parts)
 
-    def _pieces(self, tensor: Tensor) -> Iterator[tuple[int, int, LiveSlab | None, int]]:
+    def pieces(self, tensor: Tensor) -> Iterator[tuple[int, int, LiveSlab | None, int]]:
         """The tensor cut by where it is: (start, nbytes, slab or None for the file, offset in the slab), in order."""
         held = sorted(
             (

@@ -70,3 +70,22 @@ def test_a_file_without_tensors_has_no_bits_per_weight() -> None:
     empty = statistics(describe([parse_header(build([("general.architecture", STRING, "llama")]))]))
 
     assert (empty.parameters, empty.bits_per_weight, empty.by_type, empty.largest) == (0, None, (), ())
+
+
+def test_experts_have_a_share() -> None:
+    """Parameters and bytes of the tensors of which a token uses some; a shared expert is not among them."""
+    shapes = [("blk.0.ffn_up_exps.weight", F16, (8, 8, 4)), ("blk.0.ffn_up_shexp.weight", F16, (8, 8))]
+    tensors = [(name, kind, dims, bytes(tensor_size(kind, dims))) for name, kind, dims in shapes]
+    whole = statistics(describe([parse_header(build([("general.architecture", STRING, "llama")], tensors))]))
+
+    assert (whole.expert_parameters, whole.expert_bytes, whole.parameters) == (256, 512, 320)
+
+
+@pytest.mark.parametrize(
+    ("file_type", "noted"), [(15, True), (7, False), (1, False), (0, True), (7 + 1024, False), (None, False)]
+)
+def test_a_file_type_that_the_tensors_contradict_is_noted(file_type: int | None, noted: bool) -> None:
+    """The file says Q4_K_M and holds no Q4_K: odd, and no reason not to load it."""
+    model = described(None if file_type is None else (UINT32, file_type))
+
+    assert [note.key for note in model.notes if note.key] == (["general.file_type"] if noted else [])

@@ -1,57 +1,19 @@
 """Damaged models: every damage is found, with the exact tensor or key, and a sound model has no problem."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gguf import parse_header
-from app.model import Model, Problem, ProblemKind, describe, skeleton, structure_problems
+from app.model import ProblemKind, describe, skeleton, structure_problems
 from tests import gguf_builder as gguf
+from tests.model.damage import HEADERS, architecture, read
+from tests.model.llama import METADATA, SHAPES, Llama, Shape
 
 MISSING, UNEXPECTED = ProblemKind.MISSING, ProblemKind.UNEXPECTED
 WRONG, HYPERPARAMETER = ProblemKind.WRONG_DIMENSIONS, ProblemKind.HYPERPARAMETER
-
-METADATA = gguf.llama_metadata(n_layer=2, n_embd=64, n_ff=128, n_head=4, n_head_kv=2, n_vocab=96)
-SHAPES = gguf.llama_shapes(n_layer=2, n_embd=64, n_ff=128, n_kv=32, n_vocab=96, tied=False, uneven=False)
-
-Shape = tuple[str, int, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Llama:
-    """A small llama model that can be damaged before it is written and read again."""
-
-    metadata: tuple[gguf.KeyValue, ...] = tuple(METADATA)
-    shapes: tuple[Shape, ...] = tuple(SHAPES)
-
-    def with_key(self, key: str, kind: int, value: Any) -> "Llama":
-        """Set a key."""
-        return replace(self.without_key(key), metadata=(*self.without_key(key).metadata, (key, kind, value)))
-
-    def without_key(self, key: str) -> "Llama":
-        """Take a key out."""
-        return replace(self, metadata=tuple(pair for pair in self.metadata if pair[0] != key))
-
-    def with_tensor(self, name: str, *dims: int) -> "Llama":
-        """Put an F16 tensor of these dimensions under a name."""
-        return replace(self, shapes=(*self.without_tensor(name).shapes, (name, gguf.F16, dims)))
-
-    def without_tensor(self, *prefixes: str) -> "Llama":
-        """Take the tensors out whose names begin so."""
-        return replace(self, shapes=tuple(shape for shape in self.shapes if not shape[0].startswith(prefixes)))
-
-    def described(self) -> Model:
-        """Write the file, read it, describe it."""
-        tensors = [(name, kind, dims, bytes(gguf.tensor_size(kind, dims))) for name, kind, dims in self.shapes]
-        return describe([parse_header(gguf.build(self.metadata, tensors))])
-
-    def problem(self) -> Problem:
-        """Return the one problem there is."""
-        (problem,) = self.described().problems
-        return problem
 
 
 def experts() -> Llama:
@@ -230,13 +192,44 @@ def test_the_architecture_must_be_a_string(value: tuple[int, Any] | None) -> Non
     assert [(problem.kind, problem.key) for problem in model.problems] == [(MISSING, "general.architecture")]
 
 
-def test_other_architectures_are_not_held_to_llama() -> None:
-    """Tensors that only llama must have may be missing from a model of an architecture without a table."""
+def qwen2() -> Llama:
+    """Call the llama a qwen2, which is made likewise."""
     metadata = tuple((str(key).replace("llama.", "qwen2."), kind, value) for key, kind, value in METADATA[1:])
-    qwen = Llama(metadata=(("general.architecture", gguf.STRING, "qwen2"), *metadata))
+    return Llama(metadata=(("general.architecture", gguf.STRING, "qwen2"), *metadata))
 
-    assert qwen.without_tensor("blk.0.ffn_gate").described().problems == ()
-    assert qwen.without_tensor("token_embd").problem().tensor == "token_embd.weight"
+
+def test_every_known_architecture_has_a_table() -> None:
+    """What is asked of llama is asked of qwen2, by the same table."""
+    assert qwen2().described().problems == ()
+    assert qwen2().without_tensor("blk.0.ffn_gate").problem().tensor == "blk.0.ffn_gate.weight"
+    assert qwen2().without_tensor("token_embd").problem().tensor == "token_embd.weight"
+
+
+def test_a_key_that_contradicts_every_tensor_is_named_once() -> None:
+    """All matrices agree with each other: the number is wrong, and no matrix is."""
+    problem = Llama().with_key("llama.feed_forward_length", gguf.UINT32, 256).problem()
+
+    assert (problem.kind, problem.key, problem.found) == (HYPERPARAMETER, "llama.feed_forward_length", "256")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "dims"),
+    [("blk.0.attn_norm.weight", gguf.Q8_0, (64,)), ("blk.1.ffn_up.weight", gguf.I32, (64, 128))],
+)
+def test_a_type_that_cannot_be_computed_with_is_named(name: str, kind: int, dims: tuple[int, ...]) -> None:
+    """A norm is not quantised, and a weight is no integer."""
+    shapes = tuple(shape for shape in SHAPES if shape[0] != name)
+    problem = Llama(shapes=(*shapes, (name, kind, dims))).problem()
+
+    assert (problem.kind, problem.tensor) == (ProblemKind.WRONG_TYPE, name)
+
+
+def test_what_no_architecture_has_is_noted() -> None:
+    """A name from no table is no reason not to load: a newer llama.cpp may know it."""
+    model = Llama().with_tensor("blk.0.novelty.weight", 64).described()
+
+    assert model.problems == ()
+    assert [(note.kind, note.tensor) for note in model.notes if note.tensor] == [(UNEXPECTED, "blk.0.novelty.weight")]
 
 
 @pytest.mark.parametrize("kind", ["adapter", "mmproj", "imatrix"])
@@ -292,3 +285,16 @@ def test_whatever_the_metadata_says_it_is_described(damage: dict[str, tuple[int,
 
     assert all(problem.message and (problem.key or problem.tensor) for problem in model.problems)
     assert all(len(fact) <= 512 for fact in model.hyperparameters.as_facts().values() if isinstance(fact, list))
+
+
+@pytest.mark.skipif(not HEADERS, reason="no shared fixtures beside the checkout")
+@given(st.data())
+def test_whatever_any_architecture_says_it_is_described(data: st.DataObject) -> None:
+    """No number in the metadata of any header makes the description raise."""
+    header = read(data.draw(st.sampled_from(HEADERS)))
+    keys = [key for key in header.metadata if key.startswith(f"{architecture(header)}.")]
+    numbers = st.integers(-1, 2**31) | st.sampled_from([0, 1, 3, 64, 2**32 - 1]) | st.floats() | st.text(max_size=3)
+    changed = data.draw(st.dictionaries(st.sampled_from(keys), numbers, max_size=4))
+    model = describe([replace(header, metadata={**header.metadata, **changed})])
+
+    assert all(problem.message and (problem.key or problem.tensor) for problem in model.problems)

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from app.placement import HostMode, PlacementRequest
-from app.residency.records import ModelState
+from app.residency.records import JobResult, ModelState
 from tests.gguf_builder import tiny_llama
 from tests.residency.deck import (
     ALL,
@@ -50,7 +50,7 @@ def test_only_missing_layers_travel(place: Path) -> None:
 
             assert (up.bytes_total, up.bytes_done) == (missing, missing)
             assert (down.bytes_total, down.bytes_done) == (0, 0)
-            assert down.result is not None
+            assert isinstance(down.result, JobResult)
             assert down.result.released_bytes > 0
 
     asyncio.run(main())

@@ -12,6 +12,7 @@ from app.devices.simulated import Faults, SimulatedDevice
 from app.errors import Cancelled, TransferFailed
 from app.placement import MoveMode, PlacementRequest, Strategy
 from app.residency import Loadmaster
+from app.residency.records import JobResult
 from app.residency.residents import Resident
 from tests.gguf_builder import tiny_llama
 from tests.residency.deck import assert_books_agree, books, ended, rows, service, until
@@ -88,7 +89,7 @@ def test_layers_swap_ends_on_nearly_full_devices(tight: Tight) -> None:
             for request in (LAST, FIRST, LAST):
                 job = await loadmaster.load("tiny", request)
                 await job.wait()
-                assert job.result is not None
+                assert isinstance(job.result, JobResult)
                 assert (job.result.mode, job.result.copied_bytes) == (MoveMode.INCREMENTAL, job.bytes_done)
                 blocks = loadmaster.library.entry("tiny").require_model().blocks
                 assert job.bytes_total == sum(block.size_bytes for block in blocks[:3])
