@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from app.gguf import Header, Value
 from app.model.architecture import is_known
+from app.model.caches import read_caches
 from app.model.hyperparameters import read_hyperparameters
 from app.model.layers import Tensor, group, layer_of
 from app.model.model import Model
@@ -22,18 +23,20 @@ def describe(headers: Sequence[Header]) -> Model:
     architecture = _text(metadata, "general.architecture") or ""
     tensors = _tensors(headers, architecture)
     embedding = next((tensor.dimensions for tensor in tensors if tensor.name == "token_embd.weight"), ())
+    hyperparameters = read_hyperparameters(
+        metadata, architecture, n_vocab=embedding[-1] if len(embedding) > 1 else None
+    )
     model = Model(
         architecture=architecture,
         architecture_known=is_known(architecture),
         type=_type(metadata, architecture),
         name=_text(metadata, "general.name"),
-        hyperparameters=read_hyperparameters(
-            metadata, architecture, n_vocab=embedding[-1] if len(embedding) > 1 else None
-        ),
+        hyperparameters=hyperparameters,
         vocabulary=read_vocabulary(metadata),
         tensors=tensors,
         layers=group(tensors),
         quantization=quantization_name(metadata, tensors),
+        caches=read_caches(metadata, architecture, hyperparameters),
     )
     notes = (*unexpected_tensors(model), *quantization_notes(metadata, tensors))
     return replace(model, problems=structure_problems(model), notes=notes)

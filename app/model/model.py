@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.model.caches import Caches
 from app.model.hyperparameters import Hyperparameters
 from app.model.layers import Layer, Role, Tensor
 from app.model.problems import Problem
@@ -25,6 +26,8 @@ class Model:
     """In file order, shard after shard."""
     layers: tuple[Layer, ...]
     quantization: str | None
+    caches: Caches
+    """What a context keeps of each layer."""
     problems: tuple[Problem, ...] = ()
     """Why the model cannot be loaded; empty for a sound one."""
     notes: tuple[Problem, ...] = ()

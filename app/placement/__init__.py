@@ -14,34 +14,45 @@
 [([2], [])]
 
 Knows layers and numbers of bytes; has never seen a device, a file or a clock. Read `slabs.py` first (what a placement
-is), then `plan.py` (how one is chosen) and `moves.py` (how to get there without overflowing on the way).
+is), then `planner.py` (how one is chosen) and `moves.py` (how to get there without overflowing on the way).
 """
 
+from app.placement.activations import output_matrix
+from app.placement.context import ContextRequest
 from app.placement.deal import Budget
+from app.placement.memory import model_needs
 from app.placement.moves import MoveMode, Moves, Step, claims, moves
-from app.placement.plan import DevicePlan, LayerPlan, Plan, plan
+from app.placement.overrides import Override
+from app.placement.plan import Advice, DevicePlan, LayerPlan, Plan, Row
+from app.placement.planner import plan
 from app.placement.request import HostMode, PlacementRequest, SplitMode, Strategy
 from app.placement.slabs import ALIGNMENT, HOST, Placement, Slab, Slice, slab_of, slab_sums
 
 __all__ = [
     "ALIGNMENT",
     "HOST",
+    "Advice",
     "Budget",
+    "ContextRequest",
     "DevicePlan",
     "HostMode",
     "LayerPlan",
     "MoveMode",
     "Moves",
+    "Override",
     "Placement",
     "PlacementRequest",
     "Plan",
+    "Row",
     "Slab",
     "Slice",
     "SplitMode",
     "Step",
     "Strategy",
     "claims",
+    "model_needs",
     "moves",
+    "output_matrix",
     "plan",
     "slab_of",
     "slab_sums",

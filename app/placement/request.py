@@ -4,13 +4,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from app.placement.context import ContextRequest
+from app.placement.overrides import Override
+
 
 class Strategy(StrEnum):
-    """Which n of the L blocks go to the GPU; input and output go there as soon as n is 1 or more."""
+    """Which n of the L blocks go to the GPU; input and output go there as soon as n is 1 or more.
+
+    `llama.cpp` is its own: the last blocks, the output counted first, so that n goes up to L + 1; the input stays.
+    `best` is whichever of the first three keeps most of what a token reads on the GPU.
+    """
 
     FIRST = "first"
     LAST = "last"
     ENDS = "ends"
+    LLAMA_CPP = "llama.cpp"
+    BEST = "best"
 
 
 class SplitMode(StrEnum):
@@ -18,6 +27,7 @@ class SplitMode(StrEnum):
 
     NONE = "none"
     LAYER = "layer"
+    ROW = "row"
 
 
 class HostMode(StrEnum):
@@ -41,3 +51,15 @@ class PlacementRequest:
     margin_bytes: int = 0
     """Kept free on every device, beside what the placement needs."""
     host: HostMode = HostMode.MMAP
+    overrides: tuple[Override, ...] = ()
+    """The first one whose pattern is found in a tensor's name decides its device."""
+    n_cpu_moe: int = 0
+    """The experts of so many blocks, from the first, stay on the host."""
+    context: ContextRequest | None = None
+    """What an engine will need beside the weights; None where nothing is to be planned for it."""
+
+    @property
+    def whole_layers(self) -> bool:
+        """Whether each layer is on one device, as our own strategies place it."""
+        apart = self.overrides or self.n_cpu_moe or self.split_mode is SplitMode.ROW
+        return not apart and self.strategy is not Strategy.LLAMA_CPP

@@ -43,20 +43,44 @@ class Slab:
         """The tensors' own bytes; `nbytes` less this is padding."""
         return sum(part.nbytes for part in self.slices)
 
+    @property
+    def own_slices(self) -> tuple[Slice, ...]:
+        """The slices of the layer's own tensors; the output's may hold a copy of a tied embedding beside them."""
+        return tuple(part for part in self.slices if part.tensor.layer == self.layer)
+
+    @property
+    def own_bytes(self) -> int:
+        """The bytes of the layer's own tensors, each of which counts once in a model."""
+        return sum(part.nbytes for part in self.own_slices)
+
 
 def slab_bytes(layer: Layer) -> int:
     """The size of the slab that holds the whole layer."""
     return sum(aligned(tensor.nbytes) for tensor in layer.tensors)
 
 
-def slab_of(layer: Layer, device: str) -> Slab:
-    """The slab that holds the whole layer on `device`."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run of one tensor's bytes: `start` … `start + nbytes`."""
+
+    tensor: Tensor
+    start: int
+    nbytes: int
+
+
+def slab_with(layer: LayerKey, device: str, parts: Iterable[Part]) -> Slab:
+    """The slab that holds these parts of a layer on `device`, one after the other."""
     slices = []
     offset = 0
-    for tensor in layer.tensors:
-        slices.append(Slice(tensor, 0, tensor.nbytes, offset))
-        offset += aligned(tensor.nbytes)
-    return Slab(layer.key, device, offset, tuple(slices))
+    for part in parts:
+        slices.append(Slice(part.tensor, part.start, part.nbytes, offset))
+        offset += aligned(part.nbytes)
+    return Slab(layer, device, offset, tuple(slices))
+
+
+def slab_of(layer: Layer, device: str) -> Slab:
+    """The slab that holds the whole layer on `device`."""
+    return slab_with(layer.key, device, (Part(tensor, 0, tensor.nbytes) for tensor in layer.tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +96,7 @@ class Placement:
         held: dict[str, int] = {}
         for slab in self.slabs:
             if slab.layer == tensor.layer:
-                for part in slab.slices:
+                for part in slab.own_slices:
                     if part.tensor.name == tensor.name:
                         held[slab.device] = held.get(slab.device, 0) + part.nbytes
         return _with_host(held, tensor.nbytes)
@@ -82,15 +106,17 @@ class Placement:
         held: dict[str, int] = {}
         for slab in self.slabs:
             if slab.layer == layer.key:
-                held[slab.device] = held.get(slab.device, 0) + slab.weights_bytes
+                held[slab.device] = held.get(slab.device, 0) + slab.own_bytes
         return _with_host(held, layer.size_bytes)
 
     def device_bytes(self, total_bytes: int) -> dict[str, int]:
-        """Tensor bytes of the model by device id, the host always among them; they add up to `total_bytes`."""
-        held = {HOST: 0}
+        """Tensor bytes of the model by device id, the host always among them.
+
+        They add up to `total_bytes`, and the copy of a tied embedding where the output's device has one.
+        """
+        held = {HOST: total_bytes - sum(slab.own_bytes for slab in self.slabs)}
         for slab in self.slabs:
             held[slab.device] = held.get(slab.device, 0) + slab.weights_bytes
-        held[HOST] += total_bytes - sum(held.values())
         return held
 
 

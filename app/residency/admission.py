@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from app.devices import Device
 from app.errors import InvalidModel, InvalidValue, UnknownDevice
-from app.placement import HOST, PlacementRequest, moves
+from app.placement import HOST, Override, PlacementRequest, moves
 from app.residency.ledger import Ledger
 from app.residency.library import Library
 from app.residency.memory import Memory
@@ -51,25 +51,28 @@ class Admission:
 
     def resolved(self, request: PlacementRequest) -> PlacementRequest:
         """The request with its devices by id; UnknownDevice, or InvalidValue where one is named twice."""
-        if request.devices is None:
-            return request
         by_uuid = {device.uuid: id_ for id_, device in self._devices.items() if device.uuid}
         ids: list[str] = []
-        for name in request.devices:
+        for name in request.devices or ():
             id_ = by_uuid.get(name, name)
             if id_ not in self._devices:
                 raise UnknownDevice(name, list(self._devices))
             if id_ in ids:
                 raise InvalidValue(f"devices: {name} is {id_}, which is named already", param="devices")
             ids.append(id_)
-        return replace(request, devices=tuple(ids))
+        overrides = tuple(
+            Override(override.pattern, by_uuid.get(override.device, override.device)) for override in request.overrides
+        )
+        return replace(request, devices=tuple(ids) if request.devices is not None else None, overrides=overrides)
 
-    def decide(self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False) -> Decision:
+    def decide(
+        self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False, table: bool = False
+    ) -> Decision:
         """Where the model would go from where it is, and how; a plan that does not fit has no moves."""
         resident = self._residents.get(entry.id)
         current = resident.current.placement if resident else None
-        layers = entry.require_model().layers
-        return reconcile(layers, request, current, self._room(entry.id), rebalance=rebalance)
+        model = entry.require_model()
+        return reconcile(model, request, current, self._room(entry.id), rebalance=rebalance, table=table)
 
     def decide_again(self, entry: Entry, wish: Wish) -> Decision:
         """Where a model that an earlier process had goes: to where it was, or, where that cannot be, to a new place."""

@@ -102,11 +102,13 @@ class Loadmaster:
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def plan(self, model: str, request: PlacementRequest, *, allow_unknown: bool = False) -> Plan:
+    async def plan(
+        self, model: str, request: PlacementRequest, *, allow_unknown: bool = False, table: bool = False
+    ) -> Plan:
         """What `load` would do, without doing it; a plan that does not fit is returned, not raised."""
         await self.memory.ask()
         entry = self._admission.loadable(model, allow_unknown=allow_unknown)
-        return self._admission.decide(entry, self._admission.resolved(request)).plan
+        return self._admission.decide(entry, self._admission.resolved(request), table=table).plan
 
     async def load(
         self, model: str, request: PlacementRequest, *, rebalance: bool = False, allow_unknown: bool = False

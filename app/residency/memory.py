@@ -92,9 +92,8 @@ class Memory:
 
 def model_memory(resident: Resident) -> ModelMemoryRecord:
     """A loaded model's tensor bytes by device."""
-    total = resident.entry.require_model().size_bytes
-    devices = resident.current.placement.device_bytes(total)
-    cpu = devices[HOST]
+    devices = resident.current.placement.device_bytes(resident.entry.require_model().size_bytes)
+    total, cpu = sum(devices.values()), devices[HOST]
     cpu_percent = round(100 * cpu / total, 2) if total else 0.0
     return ModelMemoryRecord(
         id=resident.entry.id,

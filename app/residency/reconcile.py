@@ -1,9 +1,10 @@
 """From a wish and what is loaded to what has to move. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.model import Layer, Model, Role
+from app.model import Model, Role
 from app.placement import (
     HOST,
     Budget,
@@ -12,7 +13,9 @@ from app.placement import (
     Placement,
     PlacementRequest,
     Plan,
+    model_needs,
     moves,
+    output_matrix,
     plan,
     slab_of,
     slab_sums,
@@ -29,32 +32,55 @@ class Decision:
 
 
 def reconcile(
-    layers: Sequence[Layer],
+    model: Model,
     request: PlacementRequest,
     current: Placement | None,
     room: Mapping[str, int],
     *,
     rebalance: bool = False,
+    table: bool = False,
 ) -> Decision:
-    """Decide where `layers` go, copying as little as possible unless `rebalance`, and how they get there.
+    """Decide where a model's layers go, copying as little as possible unless `rebalance`, and how they get there.
 
     `room` is what the model may hold of each device and of the host ("cpu"), in bytes, in the order of the devices.
     Raises InvalidValue for what cannot be asked of this model; a plan that does not fit is returned, with no moves.
     """
     allowed = request.devices if request.devices is not None else [device for device in room if device != HOST]
-    budgets = [Budget(device, room[device]) for device in allowed]
-    decided = plan(layers, budgets, request, host_bytes=room[HOST], current=None if rebalance else current)
+    decided = plan(
+        model.layers,
+        [Budget(device, room[device]) for device in allowed],
+        request,
+        host_bytes=room[HOST],
+        current=None if rebalance else current,
+        needs=model_needs(model, model.caches, request.context) if request.context else None,
+        output=output_matrix(model),
+        expert_share=_expert_share(model),
+        table=table,
+    )
     if not decided.fits:
         return Decision(decided, moves((), (), room))
     here = current.slabs if current else ()
     return Decision(decided, moves(here, decided.placement.slabs, room))
 
 
+def _expert_share(model: Model) -> float:
+    """The part of the experts that one token uses."""
+    hyperparameters = model.hyperparameters
+    if not hyperparameters.n_expert or not hyperparameters.n_expert_used:
+        return 1.0
+    return max(hyperparameters.n_expert_used) / hyperparameters.n_expert
+
+
 def restored(model: Model, wish: Wish, room: Mapping[str, int]) -> Placement | None:
-    """The very placement that a wish remembers, or None where this model or these devices cannot have it any more."""
+    """The very placement that a wish remembers, or None where this model or these devices cannot have it any more.
+
+    None also where tensors are placed one by one: then the same request is planned again.
+    """
     layers = {layer.key: layer for layer in model.layers}
     remembered = wish.devices
-    if remembered is None or any(key not in layers or device not in room for key, device in remembered):
+    if remembered is None or not wish.request.whole_layers or len(dict(remembered)) < len(remembered):
+        return None
+    if any(key not in layers or device not in room for key, device in remembered):
         return None
     slabs = tuple(slab_of(layers[key], device) for key, device in remembered)
     if any(nbytes > room[device] for device, nbytes in slab_sums(slabs).items()):
@@ -66,13 +92,13 @@ def restored(model: Model, wish: Wish, room: Mapping[str, int]) -> Placement | N
 
 def host_ranges(model: Model, placement: Placement) -> list[tuple[int, int, int]]:
     """The parts of the files that no slab holds, as (file, offset, nbytes): what the host tier is made of."""
-    held = {
-        (part.tensor.name, part.start, part.nbytes) for slab in placement.slabs for part in slab.slices
-    }  # a tensor is held whole or not at all, as long as no strategy cuts one
+    held: Counter[str] = Counter()
+    for slab in placement.slabs:
+        for part in slab.own_slices:
+            held[part.tensor.name] += part.nbytes
+    # A tensor is held whole, by one slab or by several, or not at all: nothing leaves some of its rows behind.
     return [
-        (tensor.file, tensor.offset, tensor.nbytes)
-        for tensor in model.tensors
-        if tensor.nbytes and (tensor.name, 0, tensor.nbytes) not in held
+        (tensor.file, tensor.offset, tensor.nbytes) for tensor in model.tensors if held[tensor.name] < tensor.nbytes
     ]
 
 

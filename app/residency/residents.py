@@ -54,6 +54,16 @@ class Generation:
                 parts.append(self.files.read(tensor.file, tensor.offset + first, last - first))
         return b"".join(parts)
 
+    def copies(self, tensor: Tensor) -> Iterator[tuple[int, int, LiveSlab, int]]:
+        """Every run of the tensor's bytes that is in a slab: (start, nbytes, slab, offset in the slab).
+
+        A tied embedding may be in two: its own, and the output's.
+        """
+        for live in self.slabs:
+            for part in live.slab.slices:
+                if part.tensor.name == tensor.name:
+                    yield part.start, part.nbytes, live, part.slab_offset
+
     def pieces(self, tensor: Tensor) -> Iterator[tuple[int, int, LiveSlab | None, int]]:
         """The tensor cut by where it is: (start, nbytes, slab or None for the file, offset in the slab), in order."""
         held = sorted(
@@ -61,7 +71,7 @@ class Generation:
                 (part.start, part.nbytes, live, part.slab_offset)
                 for live in self.slabs
                 if live.slab.layer == tensor.layer
-                for part in live.slab.slices
+                for part in live.slab.own_slices
                 if part.tensor.name == tensor.name
             ),
             key=lambda piece: piece[0],

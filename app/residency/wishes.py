@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
-from app.errors import HostError
+from app.errors import HostError, InvalidValue
 from app.model import LayerKey
-from app.placement import HostMode, Placement, PlacementRequest, SplitMode, Strategy
+from app.placement import ContextRequest, HostMode, Override, Placement, PlacementRequest, SplitMode, Strategy
 
 T = TypeVar("T")
 
@@ -56,6 +56,9 @@ class Wish:
                 split_weights=tuple(weights) if isinstance(weights, list) else weights,
                 margin_bytes=request["margin_bytes"],
                 host=HostMode(request["host"]),
+                overrides=tuple(Override(**override) for override in request["overrides"]),
+                n_cpu_moe=request["n_cpu_moe"],
+                context=None if request["context"] is None else ContextRequest(**request["context"]),
             ),
             None if data["devices"] is None else tuple((layer, device) for layer, device in data["devices"]),
         )
@@ -70,6 +73,9 @@ class Wish:
             (request.n_gpu_layers in ("all", "auto") or type(request.n_gpu_layers) is int)
             and type(request.margin_bytes) is int
             and request.margin_bytes >= 0
+            and type(request.n_cpu_moe) is int
+            and request.n_cpu_moe >= 0
+            and all(isinstance(o.pattern, str) and isinstance(o.device, str) for o in request.overrides)
             and (
                 weights in ("free", "equal") or (isinstance(weights, tuple) and all(0 <= w < math.inf for w in weights))
             )
@@ -156,5 +162,5 @@ def _open(directory: Path) -> tuple[sqlite3.Connection, IO[str]]:
 def _parsed(text: str) -> Wish | None:
     try:
         return Wish.from_json(text)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, InvalidValue):
         return None

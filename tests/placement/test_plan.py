@@ -5,7 +5,7 @@ import pytest
 from app.errors import DoesNotFit, InvalidValue
 from app.model import LayerKey
 from app.placement import HOST, HostMode, PlacementRequest, SplitMode, Strategy, plan
-from tests.placement.layers import devices, layer, model, places
+from tests.placement.layers import OWN_STRATEGIES, devices, layer, model, places
 
 ROOMY = 1_000_000
 
@@ -21,7 +21,7 @@ ROOMY = 1_000_000
         (Strategy.ENDS, 2, [0, 4]),
         (Strategy.ENDS, 3, [0, 1, 4]),
         (Strategy.ENDS, 4, [0, 1, 3, 4]),
-        *((strategy, 5, [0, 1, 2, 3, 4]) for strategy in Strategy),
+        *((strategy, 5, [0, 1, 2, 3, 4]) for strategy in OWN_STRATEGIES),
     ],
 )
 def test_a_strategy_chooses_the_blocks(strategy: Strategy, n: int, blocks: list[int]) -> None:
@@ -31,7 +31,7 @@ def test_a_strategy_chooses_the_blocks(strategy: Strategy, n: int, blocks: list[
     assert places(found) == {"sim:0": ["input", *blocks, "output"]}
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", OWN_STRATEGIES)
 def test_no_blocks_means_no_input_and_output_either(strategy: Strategy) -> None:
     """With n = 0 everything is on the host, and there need not be a device."""
     found = plan(model(256, 256), [], PlacementRequest(n_gpu_layers=0, strategy=strategy))

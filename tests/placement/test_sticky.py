@@ -6,8 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.model import Role
-from app.placement import HOST, HostMode, Placement, PlacementRequest, SplitMode, Strategy, moves, plan, slab_of
-from tests.placement.layers import budget_lists, cuts, devices, layer, model, models, padded, places, requests
+from app.placement import HOST, HostMode, Placement, PlacementRequest, SplitMode, moves, plan, slab_of
+from tests.placement.layers import (
+    OWN_STRATEGIES,
+    WHOLE_LAYERS,
+    budget_lists,
+    cuts,
+    devices,
+    layer,
+    model,
+    models,
+    padded,
+    places,
+    requests,
+)
 
 MIB = 1 << 20
 
@@ -46,7 +58,7 @@ def test_layers_on_a_device_stay_if_that_fits(data: st.DataObject) -> None:
     current = Placement("first", 0, tuple(slab for slab in there if slab.nbytes))
     request = PlacementRequest(
         n_gpu_layers=data.draw(st.one_of(st.just("auto"), st.integers(0, n_layer))),
-        strategy=data.draw(st.sampled_from(Strategy)),
+        strategy=data.draw(st.sampled_from(OWN_STRATEGIES)),
     )
 
     fresh = plan(layers, budgets, request)
@@ -96,8 +108,8 @@ def test_fewer_layers_copy_nothing(data: st.DataObject) -> None:
     """A smaller n of the same request only releases, even if the devices come in another order."""
     layers, budgets = data.draw(models()), data.draw(budget_lists(fewest=1))
     request = PlacementRequest(
-        strategy=data.draw(st.sampled_from(Strategy)),
-        split_mode=data.draw(st.sampled_from(SplitMode)),
+        strategy=data.draw(st.sampled_from(OWN_STRATEGIES)),
+        split_mode=data.draw(st.sampled_from(WHOLE_LAYERS)),
         split_weights="equal" if data.draw(st.booleans()) else "free",
     )
     before = plan(layers, budgets, request)

@@ -1,0 +1,198 @@
+"""One candidate: an assignment of layers to devices, and what it comes to on each of them. All sizes are in bytes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from app.model import Layer, Role, Tensor
+from app.placement.deal import Assignment, Budget
+from app.placement.footprints import Footprints
+from app.placement.layout import Layout
+from app.placement.memory import Needs, compute_bytes, context_bytes
+from app.placement.plan import DevicePlan, LayerPlan
+from app.placement.request import HostMode
+from app.placement.slabs import HOST, Part, Placement, Slab, Slice, slab_with
+
+UNPLACED: Final = ""
+"""The device of a layer that is on none yet: what a footprint has there goes wherever the layer goes."""
+
+EXPERTS: Final = re.compile(r"_(?:ch)?exps(?:\.|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is planned: a model's layers, and what an engine needs beside them where that is to be planned too."""
+
+    layers: tuple[Layer, ...]
+    needs: Needs | None = None
+    output: Tensor | None = None
+    """The matrix that makes the logits; a tied one is the input's."""
+    expert_share: float = 1.0
+    """The part of the experts that one token uses."""
+
+    def read_bytes(self, part: Slice) -> int:
+        """What one token reads of these bytes: of experts the used share, of an embedding that is not tied a row."""
+        tensor = part.tensor
+        if EXPERTS.search(tensor.name):
+            return int(part.nbytes * self.expert_share)
+        if tensor.layer == "input" and tensor != self.output and len(tensor.dimensions) > 1:
+            return part.nbytes // max(1, tensor.dimensions[-1])
+        return part.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """By device id, the host's included: tensor bytes, slab bytes, and what an engine needs beside them."""
+
+    weights: dict[str, int]
+    slabs: dict[str, int]
+    context: dict[str, int]
+    compute: dict[str, int]
+
+    def required(self, device: str) -> int:
+        """All that the device has to have room for."""
+        return self.slabs[device] + self.context[device] + self.compute[device]
+
+
+class Scale:
+    """Weighs candidates of one subject, on one set of devices."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        budgets: Sequence[Budget],
+        footprints: Footprints,
+        host: HostMode,
+        host_bytes: int | None,
+    ) -> None:
+        self.subject = subject
+        self.budgets = budgets
+        self.footprints = footprints
+        self.host = host
+        self.host_bytes = host_bytes
+
+    def layout(self, assignment: Assignment) -> Layout:
+        """The candidate as an engine's accounting sees it."""
+        needs, output = self.subject.needs, self.subject.output
+        keys = [layer.key for layer in self.subject.layers if layer.role is Role.BLOCK]
+        numbers = range(len(needs.activations.sees)) if needs else keys
+        home = "output" if output is None or self.copied(assignment) else output.layer
+        where = (self.footprints.override_of(output) if output else None) or assignment.get(home, HOST)
+        layout = Layout(
+            devices=tuple(budget.device for budget in self.budgets),
+            blocks=tuple(assignment.get(number, HOST) for number in numbers),
+            output=where,
+        )
+        if not self.footprints.overrides:
+            return layout
+        networks = [
+            self.footprints.network_of(number, device) for number, device in zip(numbers, layout.blocks, strict=True)
+        ]
+        return replace(layout, experts=tuple(networks), overridden=True)
+
+    def copied(self, assignment: Assignment) -> Tensor | None:
+        """The tied embedding that the output's device has a copy of: only where the input stays behind it."""
+        output = self.subject.output
+        home = assignment.get("output")
+        tied = output is not None and output.layer == "input" and home is not None
+        return output if tied and "input" not in assignment else None
+
+    def weigh(self, assignment: Assignment) -> Sizes:
+        """What the candidate comes to. The host's slabs are its plain bytes unless it keeps a copy."""
+        weights = dict.fromkeys((HOST, *(budget.device for budget in self.budgets)), 0)
+        slabs = dict(weights)
+        for layer in self.subject.layers:
+            device = assignment.get(layer.key, HOST)
+            for holder, nbytes in self.footprints.weights_bytes(layer.key, device).items():
+                weights[holder] += nbytes
+            for holder, nbytes in self.footprints.slab_bytes(layer.key, device).items():
+                slabs[holder] += nbytes
+        if copied := self.copied(assignment):
+            weights[assignment["output"]] += copied.nbytes
+            slabs[assignment["output"]] += slab_with("output", HOST, [Part(copied, 0, copied.nbytes)]).nbytes
+        if not self.buffered:
+            slabs[HOST] = weights[HOST]
+        nothing = dict.fromkeys(weights, 0)
+        if self.subject.needs is None:
+            return Sizes(weights, slabs, nothing, nothing)
+        needs, layout = self.subject.needs, self.layout(assignment)
+        return Sizes(weights, slabs, context_bytes(needs, layout), compute_bytes(needs, layout))
+
+    def brought_bytes(self, layer: Layer) -> int:
+        """What a layer brings to the device that it is dealt to: its own slab, and its part of the context."""
+        own = self.footprints.slab_bytes(layer.key, UNPLACED).get(UNPLACED, 0)
+        needs = self.subject.needs
+        if needs is None or not needs.kv_offload or not isinstance(layer.key, int):
+            return own
+        return own + sum(needs.layers[layer.key :: len(needs.activations.sees)])
+
+    def fixed_bytes(self) -> dict[str, int]:
+        """By device, what overrides put there wherever the layers go."""
+        fixed: dict[str, int] = {}
+        for layer in self.subject.layers if self.footprints.overrides else ():
+            for device, nbytes in self.footprints.slab_bytes(layer.key, UNPLACED).items():
+                fixed[device] = fixed.get(device, 0) + nbytes
+        return fixed
+
+    @property
+    def buffered(self) -> bool:
+        """Whether the host keeps a copy of its own."""
+        return self.host is HostMode.BUFFERED
+
+    def fits(self, assignment: Assignment) -> bool:
+        """Whether every device has room for it."""
+        sizes = self.weigh(assignment)
+        return self._host_fits(sizes.required(HOST)) and all(
+            sizes.required(budget.device) <= budget.available_bytes for budget in self.budgets
+        )
+
+    def rows(self, assignment: Assignment) -> tuple[DevicePlan, ...]:
+        """The numbers, device by device, the host last."""
+        sizes = self.weigh(assignment)
+        rooms: list[tuple[str, int | None]] = [(budget.device, budget.available_bytes) for budget in self.budgets]
+        return tuple(
+            DevicePlan(
+                id=id_,
+                weights_bytes=sizes.weights[id_],
+                padding_bytes=sizes.slabs[id_] - sizes.weights[id_],
+                context_bytes=sizes.context[id_],
+                compute_bytes=sizes.compute[id_],
+                required_bytes=(required := sizes.required(id_)),
+                available_bytes=room,
+                fits=self._host_fits(required) if id_ == HOST else room is None or required <= room,
+            )
+            for id_, room in [*rooms, (HOST, self.host_bytes)]
+        )
+
+    def layers(self, assignment: Assignment) -> tuple[LayerPlan, ...]:
+        """Where each layer is, in the model's order."""
+        found = []
+        for layer in self.subject.layers:
+            devices = self.footprints.weights_bytes(layer.key, assignment.get(layer.key, HOST))
+            device = next(iter(devices)) if len(devices) == 1 else None
+            found.append(LayerPlan(layer.key, layer.role, device, devices, layer.size_bytes))
+        return tuple(found)
+
+    def slabs(self, assignment: Assignment) -> tuple[Slab, ...]:
+        """The slabs that hold the candidate, a tied embedding's copy with the output's own tensors."""
+        found: list[Slab] = []
+        buffered = self.buffered
+        copied = self.copied(assignment)
+        for layer in self.subject.layers:
+            device = assignment.get(layer.key, HOST)
+            if layer.key == "output" and copied:
+                parts = self.footprints.parts("output", device)
+                whole = {**parts, device: (*parts.get(device, ()), Part(copied, 0, copied.nbytes))}
+                found += [slab_with("output", id_, held) for id_, held in whole.items() if id_ != HOST or buffered]
+            else:
+                found += self.footprints.slabs(layer.key, device, buffered=buffered)
+        return tuple(found)
+
+    def placement(self, strategy: str, n: int, assignment: Assignment) -> Placement:
+        """The candidate as a placement."""
+        return Placement(strategy, n, self.slabs(assignment))
+
+    def _host_fits(self, needed_bytes: int) -> bool:
+        """Mapped pages need no room, they come and go; locked and copied bytes do."""
+        return self.host is HostMode.MMAP or self.host_bytes is None or needed_bytes <= self.host_bytes
