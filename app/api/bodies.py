@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from app.errors import InvalidValue
-from app.placement import HostMode, PlacementRequest, SplitMode, Strategy
+from app.placement import ContextRequest, HostMode, Override, PlacementRequest, SplitMode, Strategy
 
 MAX_INTEGER = 2**63 - 1
 
@@ -57,12 +57,47 @@ class Split(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    mode: SplitMode = Field(default=SplitMode.LAYER, description="`none`: one device. `layer`: contiguous runs.")
+    mode: SplitMode = Field(
+        default=SplitMode.LAYER,
+        description="`none`: one device. `layer`: contiguous runs. `row`: each matrix cut by rows.",
+    )
     weights: Weights = Field(
         default="free",
         description="`free`: every device filled to the same share. `equal`: n // devices each, the rest to the last. "
         "Numbers: in proportion, one for each device.",
     )
+
+
+class OverrideBody(BaseModel):
+    """Tensors in whose name the pattern is found go to the device."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pattern: Annotated[str, Field(min_length=1, max_length=1000)] = Field(description="A regular expression (RE2).")
+    device: Annotated[str, Field(max_length=100)] = Field(description='An accelerator\'s id or UUID, or "cpu".')
+
+
+Count = Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
+
+
+class ContextBody(BaseModel):
+    """What an engine will need beside the weights; the names are llama.cpp's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n_ctx: Count | None = Field(default=None, description="Tokens of all sequences; the model's own if left out.")
+    n_seq: Count = Field(default=1, description="Sequences at once.")
+    kv_unified: StrictBool = Field(default=False, description="All sequences share the cells.")
+    kv_offload: StrictBool = Field(default=True, description="The cache is where its layer is.")
+    cache_type_k: str = Field(default="f16", max_length=20, description="As ggml names it, in lower case.")
+    cache_type_v: str = Field(default="f16", max_length=20, description="As ggml names it, in lower case.")
+    flash_attention: StrictBool = True
+    n_batch: Count = 2048
+    n_ubatch: Count = 512
+
+    def request(self) -> ContextRequest:
+        """The request; InvalidValue, naming the field, for what cannot be."""
+        return ContextRequest(**self.model_dump())
 
 
 class PlacementBody(BaseModel):
@@ -74,13 +109,17 @@ class PlacementBody(BaseModel):
             "examples": [
                 {"n_gpu_layers": 12},
                 {"n_gpu_layers": "auto", "strategy": "ends", "split": {"mode": "layer", "weights": "equal"}},
+                {"strategy": "llama.cpp", "context": {"n_ctx": 4096, "cache_type_k": "q8_0"}, "n_cpu_moe": 4},
                 {"n_gpu_layers": "all", "devices": ["sim:1"], "margin_bytes": 1048576, "wait": True},
             ]
         },
     )
 
     n_gpu_layers: NGpuLayers = Field(default="auto", description="`auto`: the largest number that fits.")
-    strategy: Strategy = Field(default=Strategy.FIRST, description="Which blocks: the first, the last, or both ends.")
+    strategy: Strategy = Field(
+        default=Strategy.FIRST,
+        description="First, last or both ends, llama.cpp's, or the best.",
+    )
     devices: Annotated[list[Annotated[str, Field(max_length=100)]], Field(min_length=1, max_length=64)] | None = Field(
         default=None, description="Ids or UUIDs of the accelerators to use, in order; all if left out."
     )
@@ -90,6 +129,15 @@ class PlacementBody(BaseModel):
     )
     host: HostMode = Field(
         default=HostMode.MMAP, description="How what stays on the host is kept: mapped, locked, or as a copy."
+    )
+    overrides: Annotated[list[OverrideBody], Field(max_length=4096)] = Field(
+        default=[], description="The first one whose pattern is found in a tensor's name decides its device."
+    )
+    n_cpu_moe: Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)] = Field(
+        default=0, description="The experts of so many blocks, from the first, stay on the host."
+    )
+    context: ContextBody | None = Field(
+        default=None, description="What an engine will need beside the weights: planned for, and shown."
     )
     rebalance: StrictBool = Field(default=False, description="Deal all layers out anew instead of moving few.")
     allow_unknown_architecture: StrictBool = Field(default=False, description="Load it even if we do not know it.")
@@ -113,7 +161,17 @@ class PlacementBody(BaseModel):
         given |= {f"split_{part}": getattr(self.split, part) for part in self.split.model_fields_set}
         if self.devices is not None:
             given["devices"] = tuple(self.devices)
+        if "overrides" in given:
+            given["overrides"] = tuple(Override(one.pattern, one.device) for one in self.overrides)
+        if self.context is not None:
+            given["context"] = self.context.request()
         return replace(former, **given)
+
+
+class PlanBody(PlacementBody):
+    """A placement to be planned."""
+
+    table: StrictBool = Field(default=False, description="Add a row for every n_gpu_layers.")
 
 
 class WaitBody(BaseModel):

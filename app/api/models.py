@@ -152,7 +152,7 @@ async def model(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelDetailOut:
     """One model with hyperparameters, files and facts about its vocabulary."""
     described = entry.model
     listed = ModelOut.model_validate(loadmaster.library.record(entry)).model_dump()
-    files = [FileOut(name=file.name, size_bytes=file.size_bytes, modified=file.mtime_ns / 1e9) for file in entry.files]
+    files = [FileOut.model_validate(file) for file in entry.files]
     if described is None:
         return ModelDetailOut(**listed, files=files)
     vocabulary = described.vocabulary

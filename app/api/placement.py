@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Response, status
 
-from app.api.bodies import PlacementBody, VerifyBody, WaitBody, generation_of
+from app.api.bodies import PlacementBody, PlanBody, VerifyBody, WaitBody, generation_of
 from app.api.deps import LoadmasterDep, ModelId
 from app.api.refusals import refusals
 from app.api.schemas import JobOut, PlanOut
@@ -32,11 +32,12 @@ async def _answer(job: Job, response: Response, *, wait: bool) -> JobOut:
 
 
 @router.post("/{id:model}/plan")
-async def plan(model: ModelId, loadmaster: LoadmasterDep, body: OptionalBody = None) -> PlanOut:
+async def plan(model: ModelId, loadmaster: LoadmasterDep, body: Annotated[PlanBody | None, Body()] = None) -> PlanOut:
     """What a load with this body would do, and whether it fits. Changes nothing."""
-    body = body or PlacementBody()
-    found = await loadmaster.plan(model, body.request(), allow_unknown=body.allow_unknown_architecture)
-    return PlanOut.of(found)
+    body = body or PlanBody()
+    allow_unknown = body.allow_unknown_architecture
+    found = await loadmaster.plan(model, body.request(), allow_unknown=allow_unknown, table=body.table)
+    return PlanOut.model_validate(found)
 
 
 @router.post("/{id:model}/load", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 503, 507)})

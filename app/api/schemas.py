@@ -1,7 +1,7 @@
 """What goes out, where it differs from the domain's own records."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -15,7 +15,7 @@ from app.api.errors import error_object
 from app.devices import DeviceKind
 from app.errors import LoadmasterError
 from app.model import LayerKey, Role
-from app.placement import DevicePlan, LayerPlan, Plan
+from app.placement import Advice, DevicePlan, LayerPlan, Row
 from app.residency.events import Payload
 from app.residency.records import (
     JobKind,
@@ -241,13 +241,6 @@ class JobOut(_Out):
     finished_at: float | None
 
 
-class AdviceOut(BaseModel):
-    """Something worth knowing about a plan."""
-
-    code: str
-    message: str
-
-
 class PlanOut(_Out):
     """Where the layers would go, and what every device would need for it."""
 
@@ -257,16 +250,9 @@ class PlanOut(_Out):
     largest_n_gpu_layers: int | None
     devices: tuple[DevicePlan, ...]
     layers: tuple[LayerPlan, ...]
-    advice: list[AdviceOut] = []
-    llama_server_args: list[str] | None = None
-
-    @classmethod
-    def of(cls, plan: Plan) -> Self:
-        """The plan with advice: llama.cpp always starts from the last layers, so that it can do none of ours."""
-        out = cls.model_validate(plan)
-        reason = f"llama.cpp cannot place layers by the strategy '{plan.strategy}': it always offloads the last ones"
-        out.advice = [AdviceOut(code="no_llama_server_args", message=reason)]
-        return out
+    advice: tuple[Advice, ...]
+    llama_server_args: tuple[str, ...] | None
+    table: tuple[Row, ...] | None
 
 
 class SnapshotOut(_Out):

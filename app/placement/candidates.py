@@ -31,6 +31,11 @@ class Subject:
     expert_share: float = 1.0
     """The part of the experts that one token uses."""
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether there are experts that could be kept apart."""
+        return any(EXPERTS.search(tensor.name) for layer in self.layers for tensor in layer.tensors)
+
     def read_bytes(self, part: Slice) -> int:
         """What one token reads of these bytes: of experts the used share, of an embedding that is not tied a row."""
         tensor = part.tensor

@@ -38,6 +38,10 @@ class Advice:
 
     code: str
     message: str
+    quantization: str | None = None
+    size_bytes: int | None = None
+    """An estimate of the model's size in that quantisation."""
+    available_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

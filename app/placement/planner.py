@@ -1,22 +1,17 @@
 """The planner: `plan` decides which layers go where. Pure; all sizes are in bytes."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from app.errors import InvalidValue
-from app.model import Layer, Role, Tensor
-from app.placement.candidates import Scale, Subject
-from app.placement.deal import Assignment, Budget, deal, usable
-from app.placement.footprints import Footprints
-from app.placement.layout import Layout
-from app.placement.llamacpp import place, server_arguments
+from app.model import Layer, Tensor
+from app.placement.candidates import Subject
+from app.placement.deal import Budget
 from app.placement.memory import Needs
-from app.placement.overrides import Overrides, experts_on_host
-from app.placement.plan import Advice, Plan, Row
-from app.placement.request import PlacementRequest, SplitMode, Strategy
-from app.placement.rows import RowCut
-from app.placement.slabs import HOST, Placement, slab_sums
-from app.placement.strategies import offloaded_blocks
+from app.placement.plan import Advice, Plan
+from app.placement.planning import Planning
+from app.placement.request import PlacementRequest, Strategy
+from app.placement.slabs import Placement
 
 
 def plan(
@@ -42,8 +37,19 @@ def plan(
     that is not among them, or a split that does not match `budgets`.
     """
     subject = Subject(tuple(layers), needs, output, expert_share)
-    planner = _best(subject, budgets, request, host_bytes, current)
+
+    def planner_for(n_cpu_moe: int) -> Planning:
+        return _best(subject, budgets, replace(request, n_cpu_moe=n_cpu_moe), host_bytes, current)
+
+    planner = planner_for(request.n_cpu_moe)
     found = planner.decide(current)
+    if request.n_gpu_layers == "auto" and not request.n_cpu_moe and found.n_gpu_layers < planner.top:
+        apart = _experts_apart(planner, found.n_gpu_layers, planner_for)
+        if apart is not None:
+            planner, why = apart
+            found = planner.decide(current)
+            found = replace(found, advice=(why, *found.advice))
+    found = replace(found, advice=(*found.advice, *planner.size_advice(found)))
     return replace(found, table=planner.table()) if table else found
 
 
@@ -53,208 +59,31 @@ def _best(
     request: PlacementRequest,
     host_bytes: int | None,
     current: Placement | None,
-) -> "_Planner":
+) -> Planning:
     """The planner for the strategy that was asked for; for `best`, the one that keeps most reads on the devices."""
     if request.strategy is not Strategy.BEST:
-        return _Planner(subject, budgets, request, host_bytes)
+        return Planning(subject, budgets, request, host_bytes)
     strategies = (Strategy.FIRST, Strategy.LAST, Strategy.ENDS)
-    planners = [_Planner(subject, budgets, replace(request, strategy=each), host_bytes) for each in strategies]
+    planners = [Planning(subject, budgets, replace(request, strategy=each), host_bytes) for each in strategies]
 
-    def worth(planner: _Planner) -> tuple[bool, int]:
+    def worth(planner: Planning) -> tuple[bool, int]:
         found = planner.decide(current)
         return found.fits, planner.reads_on_devices(found)
 
     return max(planners, key=worth)
 
 
-class _Planner:
-    """One planning run: the inputs with the margin taken off, and the steps of `plan` by name."""
-
-    def __init__(
-        self, subject: Subject, budgets: Sequence[Budget], request: PlacementRequest, host_bytes: int | None
-    ) -> None:
-        _check(budgets, request)
-        self.subject = subject
-        self.request = request
-        self.blocks = [layer.key for layer in subject.layers if layer.role is Role.BLOCK]
-        self.budgets = [Budget(b.device, max(0, b.available_bytes - request.margin_bytes)) for b in budgets]
-        self.usable = usable(self.budgets, request, {})
-        experts = [experts_on_host(request.n_cpu_moe)] if request.n_cpu_moe else []
-        overrides = Overrides((*request.overrides, *experts))
-        self.footprints = Footprints(subject.layers, overrides, self._cut())
-        host_bytes = None if host_bytes is None else max(0, host_bytes - request.margin_bytes)
-        self.scale = Scale(subject, self.budgets, self.footprints, request.host, host_bytes)
-
-    def _cut(self) -> RowCut | None:
-        if self.request.split_mode is not SplitMode.ROW or not self.usable:
-            return None
-        weights = self.request.split_weights
-        if isinstance(weights, tuple):
-            shares = [weight for weight in weights if weight > 0]
-        else:
-            shares = [float(b.available_bytes) if weights == "free" else 1.0 for b in self.usable]
-        whole = shares if any(shares) else [1.0] * len(shares)
-        return RowCut(tuple(budget.device for budget in self.usable), tuple(whole))
-
-    @property
-    def top(self) -> int:
-        """The most that n can be."""
-        return len(self.blocks) + (self.request.strategy is Strategy.LLAMA_CPP)
-
-    def decide(self, current: Placement | None) -> Plan:
-        """The plan for the strategy of the request."""
-        n = self.checked_n()
-        largest = self.largest_n()
-        if n is None:
-            n = largest or 0
-        assignment = self.fresh(n)
-        movable = self.request.strategy is not Strategy.LLAMA_CPP and self.request.split_mode is not SplitMode.ROW
-        if current is not None and movable:
-            sticky = self.beside(n, current)
-            if self.scale.fits(sticky):
-                assignment = sticky
-                largest = max(n, largest or 0)  # what is there already may fit where a fresh plan would not
-        return self.describe(n, assignment, largest)
-
-    def checked_n(self) -> int | None:
-        """The n that was asked for, or None for `auto`."""
-        n = self.top if self.request.n_gpu_layers == "all" else self.request.n_gpu_layers
-        if isinstance(n, str):
-            return None
-        if not 0 <= n <= self.top:
-            raise InvalidValue(f"n_gpu_layers: {n} is not between 0 and the model's {self.top}", param="n_gpu_layers")
-        if n and not self.usable:
-            raise InvalidValue(f"n_gpu_layers: {n} layers need a device, and there is none", param="n_gpu_layers")
-        return n
-
-    def largest_n(self) -> int | None:
-        """The largest n whose fresh plan fits; a plain scan from the top, for a plan by count is not monotone in n."""
-        top = self.top if self.usable else 0
-        return next((n for n in range(top, -1, -1) if self.scale.fits(self.fresh(n))), None)
-
-    def fresh(self, n: int) -> Assignment:
-        """The placement of a model that is not loaded."""
-        if self.request.strategy is Strategy.LLAMA_CPP:
-            return self._as_llama_cpp(n)
-        return self._dealt(self.offloaded(n), self.usable, {})
-
-    def beside(self, n: int, current: Placement) -> Assignment:
-        """The placement in which every offloaded layer that is on a usable device already stays there."""
-        layers = self.offloaded(n)
-        there = {layer.key: device for layer in layers if (device := self._stays_on(layer, current))}
-        held = slab_sums(slab for slab in current.slabs if there.get(slab.layer) == slab.device)
-        budgets = usable(self.budgets, self.request, held)
-        ids = {budget.device for budget in budgets}
-        return self._dealt(layers, budgets, {key: device for key, device in there.items() if device in ids})
-
-    def offloaded(self, n: int) -> list[Layer]:
-        """The layers that are to be on a device, in order."""
-        if n == 0:
-            return []
-        chosen = {self.blocks[index] for index in offloaded_blocks(self.request.strategy, n, len(self.blocks))}
-        return [layer for layer in self.subject.layers if layer.role is not Role.BLOCK or layer.key in chosen]
-
-    def describe(self, n: int, assignment: Assignment, largest: int | None) -> Plan:
-        """The plan of an assignment, with its numbers."""
-        rows = self.scale.rows(assignment)
-        arguments = self._server_arguments(n)
-        advice = () if arguments else (_no_arguments(self.request),)
-        return Plan(
-            fits=all(row.fits for row in rows),
-            strategy=self.request.strategy,
-            n_gpu_layers=n,
-            largest_n_gpu_layers=largest,
-            devices=rows,
-            layers=self.scale.layers(assignment),
-            placement=self.scale.placement(self.request.strategy, n, assignment),
-            advice=advice,
-            llama_server_args=arguments,
-        )
-
-    def table(self) -> tuple[Row, ...]:
-        """What every choice of n would need, as a fresh plan."""
-        top = self.top if self.usable else 0
-        rows = [self.scale.rows(self.fresh(n)) for n in range(top + 1)]
-        return tuple(Row(n, all(device.fits for device in devices), devices) for n, devices in enumerate(rows))
-
-    def reads_on_devices(self, found: Plan) -> int:
-        """Bytes that one token reads from accelerators under a plan."""
-        return sum(self.subject.read_bytes(part) for slab in found.placement.slabs for part in slab.slices)
-
-    def _dealt(self, layers: Sequence[Layer], budgets: Sequence[Budget], kept: Assignment) -> Assignment:
-        """Deal by what a layer brings with it: its slab, and its cache; what is fixed on a device is not room."""
-        if not layers:
-            return {}
-        if self.request.split_mode is SplitMode.ROW:
-            return {layer.key: budgets[0].device for layer in layers}
-        brought = {layer.key: self.scale.brought_bytes(layer) for layer in layers}
-        fixed = self.scale.fixed_bytes()
-        dealt = deal(layers, brought, _less(budgets, fixed), self.request, kept)
-        if self.subject.needs is None:
-            return dealt
-        # What a graph holds depends on the placement, and the placement on the room that it leaves: once more.
-        taken = self.scale.weigh(dealt).compute
-        again = deal(layers, brought, _less(_less(budgets, fixed), taken), self.request, kept)
-        return again if self.scale.fits(again) else dealt
-
-    def _stays_on(self, layer: Layer, current: Placement) -> str | None:
-        """The device on which the layer is, whole and as it would be put there; None where it is on none."""
-        held = [slab for slab in current.slabs if slab.layer == layer.key]
-        buffered = self.scale.buffered
-        for device in dict.fromkeys(slab.device for slab in held if slab.device != HOST):
-            if self.footprints.slabs(layer.key, device, buffered=buffered) == held:
-                return device
+def _experts_apart(planner: Planning, n: int, planner_for: Callable[[int], Planning]) -> tuple[Planning, Advice] | None:
+    """A planner that keeps the experts of as few blocks as possible on the host, where that brings in more layers."""
+    n_blocks = len(planner.blocks)
+    if not planner.usable or not planner.subject.has_experts:
         return None
-
-    def _layout(self, n: int) -> Layout:
-        """llama.cpp's own dealing; its weights are prefix sums over the units, the output among them."""
-        weights = self.request.split_weights
-        if isinstance(weights, tuple):
-            budgets, shares = self.budgets, [float(weight) for weight in weights]
-        else:
-            budgets = self.usable
-            shares = [float(b.available_bytes) if weights == "free" else 1.0 for b in budgets]
-        whole = shares if any(shares) else [1.0] * len(shares)
-        return place(len(self.blocks), n, [budget.device for budget in budgets], whole)
-
-    def _as_llama_cpp(self, n: int) -> Assignment:
-        layout = self._layout(n)
-        places = {**dict(zip(self.blocks, layout.blocks, strict=True)), "output": layout.output}
-        keys = {layer.key for layer in self.subject.layers}
-        return {key: device for key, device in places.items() if device != HOST and key in keys}
-
-    def _server_arguments(self, n: int) -> tuple[str, ...] | None:
-        if self.request.strategy is not Strategy.LLAMA_CPP:
-            return None
-        return server_arguments(self._layout(n), self.request.overrides, self.request.n_cpu_moe, self.request.context)
-
-
-def _check(budgets: Sequence[Budget], request: PlacementRequest) -> None:
-    """Raise InvalidValue for what does not go together."""
-    ids = [budget.device for budget in budgets]
-    weights = request.split_weights
-    if isinstance(weights, tuple) and len(weights) != len(budgets):
-        raise InvalidValue(f"split.weights: {len(weights)} weights for {len(budgets)} devices", param="split.weights")
-    if isinstance(weights, tuple) and weights and not any(weights):
-        raise InvalidValue("split.weights: all are 0", param="split.weights")
-    if len(set(ids)) < len(ids):
-        raise InvalidValue(f"devices: {', '.join(ids)} names a device twice", param="devices")
-    if request.strategy is Strategy.LLAMA_CPP and request.split_mode is SplitMode.ROW:
-        raise InvalidValue("split.mode: llama.cpp has no row split on GPUs any more", param="split.mode")
-    for index, override in enumerate(request.overrides):
-        if override.device not in (HOST, *ids):
-            known = ", ".join((*ids, HOST))
-            message = f"overrides[{index}].device: {override.device} is not one of {known}"
-            raise InvalidValue(message, param=f"overrides[{index}].device")
-
-
-def _less(budgets: Sequence[Budget], taken: dict[str, int]) -> list[Budget]:
-    return [Budget(b.device, max(0, b.available_bytes - taken.get(b.device, 0))) for b in budgets]
-
-
-def _no_arguments(request: PlacementRequest) -> Advice:
-    if request.strategy is Strategy.LLAMA_CPP:
-        reason = "llama-server's -ot is a list of assignments: a pattern with a comma or an equals sign cannot be said"
-    else:
-        reason = f"llama.cpp cannot place layers by the strategy {request.strategy.value!r}: it offloads the last ones"
-    return Advice("no_llama_server_args", reason)
+    most = planner_for(n_blocks).largest_n() or 0
+    if most <= n:
+        return None
+    fewest = 1 + bisect_left(range(1, n_blocks), True, key=lambda k: (planner_for(k).largest_n() or 0) >= most)
+    message = (
+        f"the experts of the first {fewest} blocks stay on the host, so that {most} of {planner.top} layers are "
+        f"on the devices with all else; with their experts it would be {n}"
+    )
+    return planner_for(fewest), Advice("experts_on_host", message)

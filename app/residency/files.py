@@ -48,6 +48,11 @@ class SourceFile:
         return shown(Path(self.path).name)
 
     @property
+    def modified(self) -> float:
+        """When it was last written to, in seconds since the epoch."""
+        return self.mtime_ns / 1e9
+
+    @property
     def shown_path(self) -> str:
         """Where the file is, for people."""
         return shown(self.path)
@@ -115,8 +120,12 @@ def pread(fd: int, offset: int, nbytes: int) -> bytes:
             offset += len(part)
             nbytes -= len(part)
     except OSError as error:
-        raise HostError(f"reading failed at byte {offset}: {error.strerror}") from error
+        raise _unreadable(offset, error) from error
     return b"".join(parts)
+
+
+def _unreadable(offset: int, error: OSError) -> HostError:
+    return HostError(f"reading failed at byte {offset}: {error.strerror}")
 
 
 class OpenFiles:
@@ -160,9 +169,24 @@ class OpenFiles:
         """Copy bytes out of a file; FileChanged where it has become too short."""
         data = pread(self.fds[file], offset, nbytes)
         if len(data) < nbytes:
-            path = self.files[file].shown_path
-            raise FileChanged(f"{path} ends at byte {offset + len(data)}", model=self.model, file=path)
+            raise self._too_short(file, offset + len(data))
         return data
+
+    def read_into(self, file: int, offset: int, target: memoryview) -> None:
+        """Fill `target` with bytes of a file, without a copy of its own; FileChanged where it has become too short."""
+        filled = 0
+        while filled < len(target):
+            try:
+                nbytes = os.preadv(self.fds[file], [target[filled:]], offset + filled)
+            except OSError as error:
+                raise _unreadable(offset + filled, error) from error
+            if not nbytes:
+                raise self._too_short(file, offset + filled)
+            filled += nbytes
+
+    def _too_short(self, file: int, end: int) -> FileChanged:
+        path = self.files[file].shown_path
+        return FileChanged(f"{path} ends at byte {end}", model=self.model, file=path)
 
     def prefetch(self, ranges: Sequence[tuple[int, int, int]]) -> None:
         """Ask the kernel to read (file, offset, nbytes) ranges ahead. Does not wait and does not copy."""

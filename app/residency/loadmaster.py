@@ -37,7 +37,7 @@ from app.residency.records import JobKind, JobResult, JobState, Snapshot
 from app.residency.registry import Entry
 from app.residency.residents import Resident
 from app.residency.transfer import Transfer
-from app.residency.verify import verify
+from app.residency.verify import VERIFY_THREADS, verify
 from app.residency.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class Loadmaster:
         self.memory = Memory(self.devices, self._ledger, self._residents)
         self._admission = Admission(self.devices, self.library, self._ledger, self.memory, self._residents)
         self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer")
+        self._verify_threads = ThreadPoolExecutor(VERIFY_THREADS, "verify")
         self._changes = Changes(
             self._residents, self._ledger, Transfer(self.devices, self._ledger, self._threads), self._told
         )
@@ -97,6 +98,7 @@ class Loadmaster:
         await self._changes.settle()
         await self._wishes.close()
         self._threads.shutdown()
+        self._verify_threads.shutdown()
         for device in self.devices.values():
             await asyncio.to_thread(device.close)
 
@@ -179,7 +181,9 @@ class Loadmaster:
         job.accepted.set()
 
         async def body() -> None:
-            job.result = await verify(job, entry, self._residents.get(model), self._threads, deep=deep)
+            resident = self._residents.get(model)  # now, and no await before it is held: it could be gone by then
+            seen = resident.entry if resident else entry
+            job.result = await verify(job, seen, resident, self._verify_threads, deep=deep)
 
         self._spawn(self._look(job, body))
         return job

@@ -91,16 +91,19 @@ def entry_at(path: Path) -> Entry:
     Raises HostError where there is no such file; what is wrong inside is in the entry.
     """
     try:
-        file = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise HostError(f"{shown(str(path))}: no such file") from error
+        path.resolve(strict=True)
+    except OSError as error:
+        raise HostError(f"{shown(str(path))}: {error.strerror}") from error
+    except RuntimeError as error:  # before Python 3.13
+        raise HostError(f"{shown(str(path))}: a loop of links") from error
+    file = path.absolute()  # and not where a link leads: in a cache of downloads only the link has the shard's name
     shard = SHARD_NAME.fullmatch(file.stem)
     paths, count = [(1, file)], None
     if shard is not None:
         count = int(shard["count"])
-        names = [(SHARD_NAME.fullmatch(sibling.stem), sibling) for sibling in file.parent.glob(f"*{file.suffix}")]
-        kin = [(match, sibling) for match, sibling in names if match and match["base"] == shard["base"]]
-        paths = sorted((int(match["number"]), sibling) for match, sibling in kin if int(match["count"]) == count)
+        names = [(SHARD_NAME.fullmatch(other.stem), other) for other in file.parent.glob("*") if other.suffix == file.suffix]
+        kin = [(match, other) for match, other in names if match and match["base"] == shard["base"]]
+        paths = sorted((int(match["number"]), other) for match, other in kin if int(match["count"]) == count)
     name = shown(shard["base"] if shard else file.stem)
     return _entry(name.lower(), _Candidate(name, shown(file.name), tuple(paths), count), [Path("/")], None)
 

@@ -1,107 +1,203 @@
 """Verification: whether a model is sound, and its data, and the devices' copies of it.
 
 Structure was judged when the file was described. What is left is the bytes: every block of every tensor by llama.cpp's
-rules for valid data, and every slab read back and compared with the file, byte for byte. Blocks, and belongs on worker
-threads; several may share one `Tensors`. Sizes and offsets are in bytes.
+rules for valid data, and every slab read back and compared with the file, byte for byte. Sizes and offsets are in
+bytes.
 """
 
 import asyncio
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from app.devices import Meter
-from app.errors import DeviceError, FileChanged
+from app.errors import Cancelled, DeviceError, FileChanged
 from app.gguf import GGMLType
 from app.gguf.blocks import block_bytes, first_invalid_block, is_checkable
 from app.model import LayerKey, Model, Problem, ProblemKind, Tensor
+from app.placement import Slice
+from app.residency.files import OpenFiles
 from app.residency.jobs import Job
 from app.residency.reading import open_generation
 from app.residency.records import LayerVerdict, VerifyResult
 from app.residency.registry import Entry
-from app.residency.residents import Generation, Resident
+from app.residency.residents import Generation, LiveSlab, Resident
 
-CHUNK: Final = 2 << 20  # small enough to stay in a core's cache between reading, checking and comparing
+VERIFY_THREADS: Final = max(1, len(os.sched_getaffinity(0)) - 1)
+"""For all verifications together: one core is left to those who do not only look."""
+
+CHUNK: Final = 1 << 20  # small enough to stay in a core's cache between reading, checking and comparing
+RUN: Final = 32 << 20  # what a thread looks at before it is another verification's turn
 
 
-class Tensors:
-    """The tensors that are still to be looked at, for several threads to take from."""
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A run of one tensor's bytes, and the slab that holds it."""
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._tensors = iter(tensors)
-        self._lock = threading.Lock()
+    part: Slice
+    live: LiveSlab
 
-    def __iter__(self) -> Iterator[Tensor]:
-        while True:
-            with self._lock:
-                tensor = next(self._tensors, None)
-            if tensor is None:
-                return
-            yield tensor
+
+class Examination:
+    """Tensors looked at one after the other, in one piece of memory: for one thread at a time. Blocks.
+
+    Only while the generation is held that has the files and the copies.
+    """
+
+    def __init__(self, files: OpenFiles, copies: Mapping[str, Sequence[Copy]], meter: Meter) -> None:
+        self._files = files
+        self._copies = copies
+        self._meter = meter
+        self._memory = bytearray(CHUNK)
+
+    def problems(self, tensors: Sequence[Tensor]) -> list[Problem]:
+        """What is wrong with these tensors; counts their bytes in the meter. Raises Cancelled, HostError."""
+        return [problem for tensor in tensors for problem in self._problems(tensor)]
+
+    def _problems(self, tensor: Tensor) -> Iterator[Problem]:
+        """The first block that is invalid, and of each copy the first byte that is wrong: one is enough to know it."""
+        kind = GGMLType[tensor.type]
+        size = block_bytes(kind)
+        step = CHUNK // size * size
+        valid, copies = True, list(self._copies.get(tensor.name, ()))
+        for start in range(0, tensor.nbytes, step):
+            nbytes = min(step, tensor.nbytes - start)
+            with memoryview(self._memory)[:nbytes] as data:
+                try:
+                    self._files.read_into(tensor.file, tensor.offset + start, data)
+                except FileChanged as error:
+                    yield _problem(ProblemKind.FILE_CHANGED, tensor, str(error), f"{tensor.nbytes} bytes", None)
+                    return
+                bad = first_invalid_block(kind, data) if valid else None
+            if bad is not None:
+                valid = False
+                yield _invalid(tensor, kind, start // size + bad)
+            for copy in tuple(copies):
+                wrong = self._difference(tensor, copy, start, nbytes)
+                if wrong is not None:
+                    copies.remove(copy)
+                    yield wrong
+            self._meter.add(nbytes)
+
+    def _difference(self, tensor: Tensor, copy: Copy, start: int, nbytes: int) -> Problem | None:
+        """What is wrong with the copy of the `nbytes` from `start`, which are the first in the memory."""
+        part, device = copy.part, copy.live.slab.device
+        first, last = max(start, part.start), min(start + nbytes, part.start + part.nbytes)
+        if first >= last:
+            return None
+        try:
+            held = copy.live.buffer.read(part.slab_offset + first - part.start, last - first)
+        except DeviceError as error:
+            return _problem(ProblemKind.WRONG_COPY, tensor, f"{tensor.name}: {error}", "the file's bytes", None)
+        if self._memory.startswith(held, first - start):  # a memcmp, of nothing copied
+            return None
+        original = self._memory[first - start : last - start]
+        at = int(np.argmax(np.frombuffer(held, np.uint8) != np.frombuffer(original, np.uint8)))
+        message = f"{tensor.name}: byte {first + at} of the copy on {device} is not the file's"
+        expected, found = f"0x{original[at]:02x}", f"0x{held[at]:02x} on {device}"
+        return _problem(ProblemKind.WRONG_COPY, tensor, message, expected, found)
 
 
 async def verify(job: Job, entry: Entry, resident: Resident | None, threads: Executor, *, deep: bool) -> VerifyResult:
-    """Look at a model, held as it is now; with `deep` at every byte of it. Raises FileChanged, Cancelled.
+    """Look at a model, held as it is now; with `deep` at every byte of it. Raises FileChanged, HostError, Cancelled.
 
     A file that changed since it was described is a problem among others as long as there is something to look at.
     """
     model = entry.require_model()
+    job.work_bytes = model.size_bytes if deep else 0  # before the first stage, lest progress go back
     job.enter("structure")
     problems = list(model.problems)
     generation, held = await open_generation(entry, resident)
     with held:
-        try:
-            await asyncio.to_thread(generation.files.check)
-        except FileChanged as error:
-            problems.append(Problem(ProblemKind.FILE_CHANGED, str(error)))
         if deep:
-            problems += await _check_data(job, model, generation, threads)
+            problems += await _look_at_data(job, model, generation, threads)
+        problems += await asyncio.to_thread(_changes, generation.files)  # last: it may have changed meanwhile
     return verdict(model, problems, deep=deep)
 
 
-async def _check_data(job: Job, model: Model, generation: Generation, threads: Executor) -> list[Problem]:
+async def _look_at_data(job: Job, model: Model, generation: Generation, threads: Executor) -> list[Problem]:
     job.enter("data")
-    job.work_bytes = model.size_bytes
     loop = asyncio.get_running_loop()
-    tensors = Tensors(model.tensors)
-    meters = [job.meter() for _ in range(max(1, (os.cpu_count() or 1) - 1))]
+    problems: list[Problem] = []
+    work = runs(model.tensors)
+
+    copies = copies_of(generation)
+
+    async def take_turns(meter: Meter) -> None:
+        examination = Examination(generation.files, copies, meter)
+        for tensors in work:  # from which the other lanes take, too
+            problems.extend(await loop.run_in_executor(threads, examination.problems, tensors))
+
+    meters = [job.meter() for _ in range(VERIFY_THREADS)]
     progress = asyncio.create_task(job.sample())
+    lanes = [asyncio.create_task(take_turns(meter)) for meter in meters]
     try:
-        checks = [loop.run_in_executor(threads, check_tensors, generation, tensors, meter) for meter in meters]
-        await asyncio.wait(checks)  # all of them, before the hold may end
-        return [problem for check in checks for problem in check.result()]
+        await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+        failed = any(lane.done() and lane.exception() for lane in lanes)
+        for meter in meters if failed else ():
+            meter.cancel()
+        await asyncio.wait(lanes)  # all of them, before the hold may end
     finally:
         progress.cancel()
         job.forget(meters)
-
-
-def check_tensors(generation: Generation, tensors: Tensors, meter: Meter) -> list[Problem]:
-    """Look at tensors until there are none left; counts their bytes in `meter`. Raises Cancelled.
-
-    Only while the generation is held.
-    """
-    problems = []
-    for tensor in tensors:
-        problem = _first_problem(generation, tensor, meter)
-        if problem is not None:
-            problems.append(problem)
+    failures = [failure for lane in lanes if (failure := lane.exception())]
+    if failures:  # those that were stopped on account of another are not the cause
+        raise next((failure for failure in failures if not isinstance(failure, Cancelled)), failures[0])
     return problems
 
 
+def copies_of(generation: Generation) -> Mapping[str, Sequence[Copy]]:
+    """All that slabs hold, by the tensor's name; the same bytes may be on several devices."""
+    copies: defaultdict[str, list[Copy]] = defaultdict(list)
+    for live in generation.slabs:
+        for part in live.slab.slices:
+            copies[part.tensor.name].append(Copy(part, live))
+    return copies
+
+
+def runs(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in file order, in runs of RUN bytes or more."""
+    run: list[Tensor] = []
+    nbytes = 0
+    for tensor in tensors:
+        run.append(tensor)
+        nbytes += tensor.nbytes
+        if nbytes >= RUN:
+            yield run
+            run, nbytes = [], 0
+    if run:
+        yield run
+
+
+def _changes(files: OpenFiles) -> list[Problem]:
+    try:
+        files.check()
+    except FileChanged as error:
+        return [Problem(ProblemKind.FILE_CHANGED, str(error))]
+    return []
+
+
 def verdict(model: Model, problems: Sequence[Problem], *, deep: bool) -> VerifyResult:
-    """The result: the problems in the order of the file, and a word for each layer."""
+    """The result: the problems in the order of the file, and a word for each layer, those that are missing included."""
     order = {tensor.name: index for index, tensor in enumerate(model.tensors)}
     found = sorted(problems, key=lambda problem: order.get(problem.tensor or "", -1))
-    bad = {problem.layer for problem in found}
-    layers = tuple(_layer_verdict(layer.key, ok=layer.key not in bad) for layer in model.layers)
+    bad = {problem.layer for problem in found if problem.layer is not None}
+    keys = sorted({layer.key for layer in model.layers} | bad, key=_position)
+    layers = tuple(_layer_verdict(key, ok=key not in bad) for key in keys)
+    looked_at = "structure, data and copies" if deep else "structure"
     sound = sum(layer.ok for layer in layers)
-    looked_at = "structure, data and device copies" if deep else "structure"
-    summary = f"{looked_at}: {sound} of {len(layers)} layers ok, {len(found)} problems"
+    count = f"{len(found)} problem{'s'[: len(found) != 1]}" if found else "no problems"
+    summary = f"{looked_at}: {sound} of {len(layers)} layers ok, {count}"
     return VerifyResult(ok=not found, deep=deep, summary=summary, problems=tuple(found), layers=layers)
+
+
+def _position(key: LayerKey) -> float:
+    return {"input": -1.0, "output": float("inf")}[key] if isinstance(key, str) else key
 
 
 def _layer_verdict(key: LayerKey, *, ok: bool) -> LayerVerdict:
@@ -109,46 +205,12 @@ def _layer_verdict(key: LayerKey, *, ok: bool) -> LayerVerdict:
     return LayerVerdict(key, ok, f"{name}: {'ok' if ok else 'not ok'}")
 
 
-def _first_problem(generation: Generation, tensor: Tensor, meter: Meter) -> Problem | None:
-    """The first thing that is wrong with a tensor; one is enough to know it for bad."""
-    kind = GGMLType[tensor.type]
-    step = max(1, CHUNK // block_bytes(kind)) * block_bytes(kind)
-    for start in range(0, tensor.nbytes, step):
-        nbytes = min(step, tensor.nbytes - start)
-        try:
-            data = generation.files.read(tensor.file, tensor.offset + start, nbytes)
-        except FileChanged as error:
-            return _problem(ProblemKind.FILE_CHANGED, tensor, str(error), f"{tensor.nbytes} bytes", None)
-        bad = first_invalid_block(kind, data)
-        if bad is not None:
-            number = start // block_bytes(kind) + bad
-            what = "holds a NaN or an infinity" if is_checkable(kind) else "is of a type that no weight can have"
-            message = f"{tensor.name}: block {number} of type {tensor.type} {what}"
-            return _problem(ProblemKind.INVALID_DATA, tensor, message, "finite numbers", f"block {number}")
-        for problem in _copies(generation, tensor, start, data):
-            return problem
-        meter.add(nbytes)
-    return None
-
-
-def _copies(generation: Generation, tensor: Tensor, start: int, data: bytes) -> Iterator[Problem]:
-    """What is wrong with the devices' copies of the bytes `data` from `start` of the tensor."""
-    for offset, nbytes, live, slab_offset in generation.pieces(tensor):
-        first, last = max(start, offset), min(start + len(data), offset + nbytes)
-        if live is None or first >= last:
-            continue
-        device = live.slab.device
-        try:
-            copy = live.buffer.read(slab_offset + first - offset, last - first)
-        except DeviceError as error:
-            yield _problem(ProblemKind.WRONG_COPY, tensor, f"{tensor.name}: {error}", "the file's bytes", None)
-            continue
-        original = data[first - start : last - start]
-        if copy != original:
-            at = first + int(np.argmax(np.frombuffer(copy, np.uint8) != np.frombuffer(original, np.uint8)))
-            message = f"{tensor.name}: byte {at} of the copy on {device} is not the file's"
-            expected, found = f"0x{data[at - start]:02x}", f"0x{copy[at - first]:02x}"
-            yield _problem(ProblemKind.WRONG_COPY, tensor, message, expected, f"{found} on {device}")
+def _invalid(tensor: Tensor, kind: GGMLType, block: int) -> Problem:
+    if not is_checkable(kind):
+        message = f"{tensor.name} is of type {tensor.type}, which no weight can have"
+        return _problem(ProblemKind.INVALID_DATA, tensor, message, "a type for weights", tensor.type)
+    message = f"{tensor.name}: block {block} of type {tensor.type} holds a NaN or an infinity"
+    return _problem(ProblemKind.INVALID_DATA, tensor, message, "finite numbers", f"block {block}")
 
 
 def _problem(kind: ProblemKind, tensor: Tensor, message: str, expected: str, found: str | None) -> Problem:

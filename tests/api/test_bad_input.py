@@ -82,7 +82,7 @@ REFUSED_SPLITS: dict[str, list[Json]] = {
         None,
         [1] * 10_000,
     ],
-    "mode": ["x", "row", None, 1],
+    "mode": ["x", "column", None, 1],
     "nope": [1],
 }
 

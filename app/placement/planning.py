@@ -1,0 +1,224 @@
+"""One planning run: a subject, the budgets with the margin taken off, and the steps of a decision by name."""
+
+from collections.abc import Sequence
+
+from app.errors import InvalidValue
+from app.model import Layer, Role
+from app.placement.candidates import Scale, Subject
+from app.placement.deal import Assignment, Budget, deal, usable
+from app.placement.footprints import Footprints
+from app.placement.layout import Layout
+from app.placement.llamacpp import place, server_arguments
+from app.placement.overrides import Overrides, experts_on_host
+from app.placement.plan import Advice, Plan, Row
+from app.placement.quantizations import size_advice
+from app.placement.request import PlacementRequest, SplitMode, Strategy
+from app.placement.rows import RowCut
+from app.placement.slabs import HOST, Placement, slab_sums
+from app.placement.strategies import offloaded_blocks
+
+
+class Planning:
+    """The choices for one strategy. Raises InvalidValue for what cannot be asked of the subject on these budgets."""
+
+    def __init__(
+        self, subject: Subject, budgets: Sequence[Budget], request: PlacementRequest, host_bytes: int | None
+    ) -> None:
+        _check(budgets, request)
+        self.subject = subject
+        self.request = request
+        self.blocks = [layer.key for layer in subject.layers if layer.role is Role.BLOCK]
+        if request.n_cpu_moe > len(self.blocks):
+            message = f"n_cpu_moe: {request.n_cpu_moe} is not between 0 and the model's {len(self.blocks)}"
+            raise InvalidValue(message, param="n_cpu_moe")
+        self.budgets = [Budget(b.device, max(0, b.available_bytes - request.margin_bytes)) for b in budgets]
+        self.usable = usable(self.budgets, request, {})
+        experts = [experts_on_host(request.n_cpu_moe)] if request.n_cpu_moe else []
+        overrides = Overrides((*request.overrides, *experts))
+        self.footprints = Footprints(subject.layers, overrides, self._cut())
+        host_bytes = None if host_bytes is None else max(0, host_bytes - request.margin_bytes)
+        self.scale = Scale(subject, self.budgets, self.footprints, request.host, host_bytes)
+
+    def _cut(self) -> RowCut | None:
+        if self.request.split_mode is not SplitMode.ROW or not self.usable:
+            return None
+        weights = self.request.split_weights
+        if isinstance(weights, tuple):
+            shares = [weight for weight in weights if weight > 0]
+        else:
+            shares = [float(b.available_bytes) if weights == "free" else 1.0 for b in self.usable]
+        whole = shares if any(shares) else [1.0] * len(shares)
+        return RowCut(tuple(budget.device for budget in self.usable), tuple(whole))
+
+    @property
+    def top(self) -> int:
+        """The most that n can be."""
+        return len(self.blocks) + (self.request.strategy is Strategy.LLAMA_CPP)
+
+    def decide(self, current: Placement | None) -> Plan:
+        """The plan for the strategy of the request."""
+        n = self.checked_n()
+        largest = self.largest_n()
+        if n is None:
+            n = largest or 0
+        assignment = self.fresh(n)
+        movable = self.request.strategy is not Strategy.LLAMA_CPP and self.request.split_mode is not SplitMode.ROW
+        if current is not None and movable:
+            sticky = self.beside(n, current)
+            if self.scale.fits(sticky):
+                assignment = sticky
+                largest = max(n, largest or 0)  # what is there already may fit where a fresh plan would not
+        return self.describe(n, assignment, largest)
+
+    def checked_n(self) -> int | None:
+        """The n that was asked for, or None for `auto`."""
+        n = self.top if self.request.n_gpu_layers == "all" else self.request.n_gpu_layers
+        if isinstance(n, str):
+            return None
+        if not 0 <= n <= self.top:
+            raise InvalidValue(f"n_gpu_layers: {n} is not between 0 and the model's {self.top}", param="n_gpu_layers")
+        if n and not self.usable:
+            raise InvalidValue(f"n_gpu_layers: {n} layers need a device, and there is none", param="n_gpu_layers")
+        return n
+
+    def largest_n(self) -> int | None:
+        """The largest n whose fresh plan fits; a plain scan from the top, for a plan by count is not monotone in n."""
+        top = self.top if self.usable else 0
+        return next((n for n in range(top, -1, -1) if self.scale.fits(self.fresh(n))), None)
+
+    def fresh(self, n: int) -> Assignment:
+        """The placement of a model that is not loaded."""
+        if self.request.strategy is Strategy.LLAMA_CPP:
+            return self._as_llama_cpp(n)
+        return self._dealt(self.offloaded(n), self.usable, {})
+
+    def beside(self, n: int, current: Placement) -> Assignment:
+        """The placement in which every offloaded layer that is on a usable device already stays there."""
+        layers = self.offloaded(n)
+        there = {layer.key: device for layer in layers if (device := self._stays_on(layer, current))}
+        held = slab_sums(slab for slab in current.slabs if there.get(slab.layer) == slab.device)
+        budgets = usable(self.budgets, self.request, held)
+        ids = {budget.device for budget in budgets}
+        return self._dealt(layers, budgets, {key: device for key, device in there.items() if device in ids})
+
+    def offloaded(self, n: int) -> list[Layer]:
+        """The layers that are to be on a device, in order."""
+        if n == 0:
+            return []
+        chosen = {self.blocks[index] for index in offloaded_blocks(self.request.strategy, n, len(self.blocks))}
+        return [layer for layer in self.subject.layers if layer.role is not Role.BLOCK or layer.key in chosen]
+
+    def describe(self, n: int, assignment: Assignment, largest: int | None) -> Plan:
+        """The plan of an assignment, with its numbers."""
+        rows = self.scale.rows(assignment)
+        arguments = self._server_arguments(n)
+        advice = () if arguments else (_no_arguments(self.request),)
+        return Plan(
+            fits=all(row.fits for row in rows),
+            strategy=self.request.strategy,
+            n_gpu_layers=n,
+            largest_n_gpu_layers=largest,
+            devices=rows,
+            layers=self.scale.layers(assignment),
+            placement=self.scale.placement(self.request.strategy, n, assignment),
+            advice=advice,
+            llama_server_args=arguments,
+        )
+
+    def table(self) -> tuple[Row, ...]:
+        """What every choice of n would need, as a fresh plan."""
+        top = self.top if self.usable else 0
+        rows = [self.scale.rows(self.fresh(n)) for n in range(top + 1)]
+        return tuple(Row(n, all(device.fits for device in devices), devices) for n, devices in enumerate(rows))
+
+    def size_advice(self, found: Plan) -> tuple[Advice, ...]:
+        """What of this model, in which quantisation, the devices are good for."""
+        if not self.usable:
+            return ()
+        whole = self.scale.weigh(self.fresh(self.top))
+        room = sum(b.available_bytes - whole.context[b.device] - whole.compute[b.device] for b in self.usable)
+        largest = found.largest_n_gpu_layers or 0
+        layers, output = self.subject.layers, self.subject.output
+        return size_advice(layers, output, room_bytes=max(0, room), n_gpu_layers=largest, top=self.top)
+
+    def reads_on_devices(self, found: Plan) -> int:
+        """Bytes that one token reads from accelerators under a plan."""
+        return sum(self.subject.read_bytes(part) for slab in found.placement.slabs for part in slab.slices)
+
+    def _dealt(self, layers: Sequence[Layer], budgets: Sequence[Budget], kept: Assignment) -> Assignment:
+        """Deal by what a layer brings with it: its slab, and its cache; what is fixed on a device is not room."""
+        if not layers:
+            return {}
+        if self.request.split_mode is SplitMode.ROW:
+            return {layer.key: budgets[0].device for layer in layers}
+        brought = {layer.key: self.scale.brought_bytes(layer) for layer in layers}
+        fixed = self.scale.fixed_bytes()
+        dealt = deal(layers, brought, _less(budgets, fixed), self.request, kept)
+        if self.subject.needs is None:
+            return dealt
+        # What a graph holds depends on the placement, and the placement on the room that it leaves: once more.
+        taken = self.scale.weigh(dealt).compute
+        again = deal(layers, brought, _less(_less(budgets, fixed), taken), self.request, kept)
+        return again if self.scale.fits(again) else dealt
+
+    def _stays_on(self, layer: Layer, current: Placement) -> str | None:
+        """The device on which the layer is, whole and as it would be put there; None where it is on none."""
+        held = [slab for slab in current.slabs if slab.layer == layer.key]
+        buffered = self.scale.buffered
+        for device in dict.fromkeys(slab.device for slab in held if slab.device != HOST):
+            if self.footprints.slabs(layer.key, device, buffered=buffered) == held:
+                return device
+        return None
+
+    def _layout(self, n: int) -> Layout:
+        """llama.cpp's own dealing; its weights are prefix sums over the units, the output among them."""
+        weights = self.request.split_weights
+        if isinstance(weights, tuple):
+            budgets, shares = self.budgets, [float(weight) for weight in weights]
+        else:
+            budgets = self.usable
+            shares = [float(b.available_bytes) if weights == "free" else 1.0 for b in budgets]
+        whole = shares if any(shares) else [1.0] * len(shares)
+        return place(len(self.blocks), n, [budget.device for budget in budgets], whole)
+
+    def _as_llama_cpp(self, n: int) -> Assignment:
+        layout = self._layout(n)
+        places = {**dict(zip(self.blocks, layout.blocks, strict=True)), "output": layout.output}
+        keys = {layer.key for layer in self.subject.layers}
+        return {key: device for key, device in places.items() if device != HOST and key in keys}
+
+    def _server_arguments(self, n: int) -> tuple[str, ...] | None:
+        if self.request.strategy is not Strategy.LLAMA_CPP:
+            return None
+        return server_arguments(self._layout(n), self.request.overrides, self.request.n_cpu_moe, self.request.context)
+
+
+def _check(budgets: Sequence[Budget], request: PlacementRequest) -> None:
+    """Raise InvalidValue for what does not go together."""
+    ids = [budget.device for budget in budgets]
+    weights = request.split_weights
+    if isinstance(weights, tuple) and len(weights) != len(budgets):
+        raise InvalidValue(f"split.weights: {len(weights)} weights for {len(budgets)} devices", param="split.weights")
+    if isinstance(weights, tuple) and weights and not any(weights):
+        raise InvalidValue("split.weights: all are 0", param="split.weights")
+    if len(set(ids)) < len(ids):
+        raise InvalidValue(f"devices: {', '.join(ids)} names a device twice", param="devices")
+    if request.strategy is Strategy.LLAMA_CPP and request.split_mode is SplitMode.ROW:
+        raise InvalidValue("split.mode: llama.cpp has no row split on GPUs any more", param="split.mode")
+    for index, override in enumerate(request.overrides):
+        if override.device not in (HOST, *ids):
+            known = ", ".join((*ids, HOST))
+            message = f"overrides[{index}].device: {override.device} is not one of {known}"
+            raise InvalidValue(message, param=f"overrides[{index}].device")
+
+
+def _less(budgets: Sequence[Budget], taken: dict[str, int]) -> list[Budget]:
+    return [Budget(b.device, max(0, b.available_bytes - taken.get(b.device, 0))) for b in budgets]
+
+
+def _no_arguments(request: PlacementRequest) -> Advice:
+    if request.strategy is Strategy.LLAMA_CPP:
+        reason = "llama-server's -ot is a list of assignments: a pattern with a comma or an equals sign cannot be said"
+    else:
+        reason = f"llama.cpp cannot place layers by the strategy {request.strategy.value!r}: it offloads the last ones"
+    return Advice("no_llama_server_args", reason)
