@@ -6,6 +6,7 @@ import typer
 
 from app import __version__
 from app.cli.inspect import inspect
+from app.cli.plan import plan
 from app.cli.serve import serve
 
 main = typer.Typer(
@@ -16,6 +17,7 @@ main = typer.Typer(
 )
 main.command()(serve)
 main.command()(inspect)
+main.command()(plan)
 
 
 @main.callback(invoke_without_command=True)

@@ -1,0 +1,147 @@
+"""`loadmaster plan FILE`: where a model's layers would go on devices of these sizes, without a service."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from app.api.bodies import PlanBody
+from app.api.schemas import PlanOut
+from app.cli.inspect import size
+from app.devices.settings import parse_size
+from app.errors import InvalidValue, LoadmasterError
+from app.placement import HOST, DevicePlan, Plan
+from app.residency.reconcile import reconcile
+from app.residency.registry import entry_at
+
+COLUMNS = ("device", "weights", "context", "compute", "needs", "has", "")
+
+
+def plan(  # noqa: PLR0917 - typer makes options of them
+    file: Annotated[Path, typer.Argument(help="A GGUF file, or one of its shards.")],
+    device: Annotated[list[str] | None, typer.Option(help="A device's memory, such as 24GiB; once for each.")] = None,
+    n_gpu_layers: Annotated[str, typer.Option("--n-gpu-layers", "-n", help="A number, all, or auto.")] = "auto",
+    strategy: Annotated[str, typer.Option(help="first, last, ends, llama.cpp or best.")] = "first",
+    split: Annotated[str, typer.Option(help="layer, row or none.")] = "layer",
+    weights: Annotated[str, typer.Option(help="free, equal, or numbers joined by commas.")] = "free",
+    margin: Annotated[str, typer.Option(help="What to keep free on every device.")] = "0B",
+    n_cpu_moe: Annotated[int, typer.Option(help="Blocks whose experts stay on the host.")] = 0,
+    ctx: Annotated[int | None, typer.Option("--ctx", "-c", help="Plan a context of so many tokens, too.")] = None,
+    n_seq: Annotated[int, typer.Option(help="Sequences in the context.")] = 1,
+    cache_type: Annotated[str, typer.Option(help="The type of keys and values: f16, q8_0, …")] = "f16",
+    table: Annotated[bool, typer.Option("--table", help="Show every number of layers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as the service would answer.")] = False,
+) -> None:
+    """Plan a model on devices that need not be there.
+
+    Exits with 1 where it does not fit, and with 2 for a file or a value that cannot be.
+    """
+    context: dict[str, Any] | None = None if ctx is None else {"n_ctx": ctx, "n_seq": n_seq}
+    if context is not None:
+        context |= {"cache_type_k": cache_type, "cache_type_v": cache_type}
+    asked = {
+        "n_gpu_layers": int(n_gpu_layers) if n_gpu_layers.isdecimal() else n_gpu_layers,
+        "strategy": strategy,
+        "split": {"mode": split, "weights": _weights(weights)},
+        "n_cpu_moe": n_cpu_moe,
+        "context": context,
+        "table": table,
+    }
+    try:
+        body = PlanBody.model_validate(asked | {"margin_bytes": _bytes(margin, "--margin")})
+        room = {f"gpu:{number}": _bytes(text, "--device") for number, text in enumerate(device or ())}
+        model = entry_at(file).require_model()
+        found = reconcile(model, body.request(), None, {**room, HOST: 1 << 62}, table=table).plan
+    except ValidationError as error:
+        first = error.errors()[0]
+        _refuse(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}")
+    except LoadmasterError as error:
+        _refuse(str(error))
+    if as_json:
+        typer.echo(json.dumps(PlanOut.model_validate(found).model_dump(mode="json"), indent=2))
+    else:
+        Console().print(_page(model.name or file.name, found))
+    raise typer.Exit(0 if found.fits else 1)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    typer.echo(f"loadmaster: {sentence}", err=True)
+    raise typer.Exit(2) from None
+
+
+def _bytes(text: str, option: str) -> int:
+    try:
+        return parse_size(text, text) if text != "0B" else 0
+    except InvalidValue:
+        raise InvalidValue(
+            f"{option} {text}: must be an integer and B, KiB, MiB, GiB or TiB, such as 24GiB", param=option
+        ) from None
+
+
+def _weights(text: str) -> Any:
+    if text in ("free", "equal"):
+        return text
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return text  # the body says what is wrong with it
+
+
+def _page(name: str, found: Plan) -> RenderableType:
+    parts: list[RenderableType] = [
+        Text.assemble((name, "bold"), f": {found.n_gpu_layers} layers on the devices by {found.strategy}"),
+        _devices(found),
+        Text(f"layers on the devices: {_where(found)}"),
+    ]
+    if not found.fits:
+        largest = found.largest_n_gpu_layers
+        parts.append(Text(f"does not fit; {'nothing' if largest is None else largest} would", style="red"))
+    parts += [Text(f"· {advice.message}", style="dim") for advice in found.advice]
+    if found.llama_server_args is not None:
+        parts.append(Text(f"llama-server {' '.join(found.llama_server_args)}"))
+    if found.table is not None:
+        parts.append(_table(found))
+    return Group(*parts)
+
+
+def _devices(found: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("device", "") else "right", no_wrap=True)
+    for row in found.devices:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: DevicePlan) -> list[str]:
+    sizes = (row.weights_bytes + row.padding_bytes, row.context_bytes, row.compute_bytes, row.required_bytes)
+    available = "" if row.id == HOST or row.available_bytes is None else size(row.available_bytes)
+    return [row.id, *map(size, sizes), available, "" if row.fits else "too small"]
+
+
+def _where(found: Plan) -> str:
+    """The layers of each device, in short."""
+    held: dict[str, list[str]] = {}
+    for layer in found.layers:
+        for device in layer.devices:
+            if device != HOST:
+                held.setdefault(device, []).append(str(layer.layer))
+    runs = (f"{device} {keys[0]} … {keys[-1]} ({len(keys)})" for device, keys in held.items())
+    return "; ".join(runs) or "none"
+
+
+def _table(found: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("n_gpu_layers", justify="right")
+    for row in found.devices:
+        table.add_column(row.id, justify="right")
+    table.add_column("")
+    for choice in found.table or ():
+        sizes = [size(row.required_bytes) for row in choice.devices]
+        table.add_row(str(choice.n_gpu_layers), *sizes, "" if choice.fits else "does not fit")
+    return table
