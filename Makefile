@@ -57,7 +57,7 @@ check: $(VENV)/.installed-cupy  ## lint, types, import contracts, and the names 
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	LOADMASTER_REQUIRE_CUPY=1 $(PYTEST) -q tests/test_cupy_names.py
+	CUPY_REQUIRED=1 $(PYTEST) -q tests/test_cupy_names.py
 
 # FUZZ_SECONDS=3600 digs deeper; what it has found is kept in .cache/fuzz, and the next run starts from there.
 FUZZ_SECONDS ?= 30

@@ -1,6 +1,7 @@
 """Settings: every environment variable, read once, by `main` and `cli` only."""
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -10,11 +11,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.devices.settings import parse_devices
 from app.errors import InvalidValue
 
+PREFIX = "LOADMASTER_"
+
 
 class Settings(BaseSettings):
     """Environment variables with the prefix LOADMASTER_; `loadmaster serve` overrides them by options."""
 
-    model_config = SettingsConfigDict(env_prefix="LOADMASTER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     models_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(Path("models"),), description="Where the GGUF files are; several directories are joined by `:`."
@@ -30,6 +33,19 @@ class Settings(BaseSettings):
     allow_unauthenticated: bool = Field(
         default=False, description="Listen on other addresses than loopback although there are no keys."
     )
+
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Names that the service may be called by, beside loopback and `host`; comma-separated."
+    )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        return (
+            tuple(part.strip().lower() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("models_dir", mode="before")
     @classmethod
@@ -58,6 +74,14 @@ class Settings(BaseSettings):
     @classmethod
     def _expand(cls, value: Path) -> Path:
         return value.expanduser()
+
+    @model_validator(mode="after")
+    def _refuse_what_is_no_setting(self) -> Self:
+        known = {f"{PREFIX}{name}".upper() for name in type(self).model_fields}
+        unknown = sorted(name for name in map(str.upper, os.environ) if name.startswith(PREFIX) and name not in known)
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}")
+        return self
 
     @model_validator(mode="after")
     def _refuse_an_open_door(self) -> Self:

@@ -241,7 +241,7 @@ class DoesNotFit(LoadmasterError):
 
 
 class DeviceError(LoadmasterError):
-    """A device refused or failed."""
+    """A device refused or failed. One code for all of them; `reason`, where there is one, tells them apart."""
 
     code = "device_error"
 
@@ -253,19 +253,16 @@ class DeviceError(LoadmasterError):
 class DeviceUnavailable(DeviceError):
     """The device cannot be opened, or was lost."""
 
-    code = "device_unavailable"
-
 
 class OutOfDeviceMemory(DeviceError, MemoryError):
     """An allocation failed: `requested_bytes` were asked for, `free_bytes` were there (None where unknown)."""
-
-    code = "out_of_device_memory"
 
     def __init__(self, *, device: str, requested_bytes: int, free_bytes: int | None) -> None:
         free = "unknown" if free_bytes is None else f"{free_bytes} bytes"
         super().__init__(
             f"{device}: allocating {requested_bytes} bytes failed, free: {free}",
             device=device,
+            reason="out_of_memory",
             requested_bytes=requested_bytes,
             free_bytes=free_bytes,
         )
@@ -276,10 +273,10 @@ class OutOfDeviceMemory(DeviceError, MemoryError):
 class TransferFailed(DeviceError):
     """A copy failed or came up short: `done_bytes` of `requested_bytes` had arrived."""
 
-    code = "transfer_failed"
-
     def __init__(self, message: str, *, device: str, done_bytes: int, requested_bytes: int) -> None:
-        super().__init__(message, device=device, done_bytes=done_bytes, requested_bytes=requested_bytes)
+        super().__init__(
+            message, device=device, reason="transfer", done_bytes=done_bytes, requested_bytes=requested_bytes
+        )
         self.done_bytes = done_bytes
         self.requested_bytes = requested_bytes
 

@@ -10,15 +10,17 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TypedDict
 
 from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
 
 from app import __version__
 from app.api import events, jobs, models, placement, system
 from app.api.errors import add_error_handlers
-from app.api.middleware import BodyLimit, StartRefusal
+from app.api.middleware import BodyLimit, Door, StartRefusal
 from app.api.schemas import encode
 from app.config import Settings
 from app.devices.host import HostDevice
@@ -27,6 +29,7 @@ from app.residency import Loadmaster
 from app.residency.wishes import Wishes
 
 MAX_BODY_BYTES = 1 << 20
+STATIC = Path(__file__).parent / "static"
 
 
 class State(TypedDict):
@@ -51,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         loadmaster = Loadmaster(settings.models_dir, [*devices, HostDevice()], wishes, encode)
         try:
             await loadmaster.start()
-            with _streams_end_first(loadmaster.broadcast.close):
+            with _on_a_signal(loadmaster.begin_stop):
                 yield State(loadmaster=loadmaster)
         finally:
             await loadmaster.stop()
@@ -61,10 +64,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         summary="Loads, places and rebalances GGUF weights across host memory and GPUs, while they are in use.",
         lifespan=lifespan,
+        docs_url=None,  # ours is served from here, and works offline
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(Door, hosts=(settings.host, *settings.allowed_hosts))
     app.add_middleware(StartRefusal)
     add_error_handlers(app)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for module in (placement, models, jobs, events, system):  # `models` ends in a route that takes any path
         app.include_router(module.router)
     return app
@@ -77,10 +85,11 @@ def _allow_many_files() -> None:
 
 
 @contextmanager
-def _streams_end_first(close: Callable[[], None]) -> Iterator[None]:
-    """On SIGTERM and SIGINT end the event streams before the server's own handler runs.
+def _on_a_signal(begin_stop: Callable[[], None]) -> Iterator[None]:
+    """On SIGTERM and SIGINT end event streams and call jobs off before the server's own handler runs.
 
-    uvicorn waits for open responses before it reaches the lifespan's end, and an event stream never ends by itself.
+    uvicorn waits for open responses before it reaches the lifespan's end: a stream never ends by itself, and whoever
+    waits for a job should be told in time.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are another's business
@@ -89,7 +98,7 @@ def _streams_end_first(close: Callable[[], None]) -> Iterator[None]:
     former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(close)
+        loop.call_soon_threadsafe(begin_stop)
         handler = former[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)

@@ -22,9 +22,7 @@ class RequestFailed(Exception):
         self.status = status
         self.code: str | None = error.get("code")
         self.param: str | None = error.get("param")
-        self.numbers = {
-            name: value for name, value in error.items() if name not in ("message", "type", "code", "param")
-        }
+        self.numbers = {name: value for name, value in error.items() if name not in _WORDS}
 
 
 @dataclass(frozen=True, slots=True)

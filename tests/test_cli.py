@@ -88,7 +88,7 @@ def test_a_second_process_is_refused_the_state_directory_and_the_port(tmp_path: 
     with running(tmp_path / "log", environment(tmp_path / "state")) as (_, client):
         cases = {
             "another process uses it": environment(tmp_path / "state"),
-            "address already in use": environment(tmp_path / "other", PORT=str(client.base_url.port)),
+            "Address already in use": environment(tmp_path / "other", PORT=str(client.base_url.port)),
         }
         for sentence, env in cases.items():
             code, output = refused(env)

@@ -130,7 +130,7 @@ class PlacementBody(BaseModel):
     host: HostMode = Field(
         default=HostMode.MMAP, description="How what stays on the host is kept: mapped, locked, or as a copy."
     )
-    overrides: Annotated[list[OverrideBody], Field(max_length=4096)] = Field(
+    overrides: Annotated[list[OverrideBody], Field(max_length=256)] = Field(
         default=[], description="The first one whose pattern is found in a tensor's name decides its device."
     )
     n_cpu_moe: Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)] = Field(

@@ -1,11 +1,15 @@
 """Raw bytes over HTTP: one range of them (RFC 9110, section 14), and a response that lets go at its end."""
 
+import asyncio
 import re
+from typing import Final
 
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.residency.reading import Reading
+
+SEND_SECONDS: Final = 60
 
 
 class RangeNotSatisfiable(Exception):
@@ -33,7 +37,10 @@ def byte_range(header: str | None, nbytes: int) -> tuple[int, int] | None:
 
 
 class TensorResponse(StreamingResponse):
-    """Streams a tensor's bytes. Whatever becomes of the client, the hold ends with the response."""
+    """Streams a tensor's bytes. Whatever becomes of the client, the hold ends with the response.
+
+    A client that takes nothing for SEND_SECONDS is cut off: it would keep replaced slabs in memory for ever.
+    """
 
     def __init__(self, reading: Reading, start: int, stop: int, **named: object) -> None:
         super().__init__(reading.chunks(start, stop), media_type="application/octet-stream", **named)  # type: ignore[arg-type]
@@ -41,7 +48,12 @@ class TensorResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send, then let go."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(SEND_SECONDS):
+                await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_time)
         finally:
             self._reading.close()

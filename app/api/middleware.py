@@ -1,11 +1,51 @@
-"""What stands around all routes: a limit for bodies, and a sentence where the service cannot start."""
+"""What stands around all routes: who may call, how large a body may be, and why the service does not start."""
 
 import sys
+from collections.abc import Collection
+from http import HTTPStatus
+from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.errors import raw_error_response
 from app.errors import LoadmasterError
+
+PROBES: Final = frozenset({"/healthz", "/readyz"})
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Door:
+    """Refuses calls that a web page of somebody else's makes through the user's browser, as a 403 in our error shape.
+
+    By the Host header, which a rebound DNS name cannot fake to be ours; and, where something would be changed, by the
+    Origin header, which a browser sends with every call to another site. Probes are let in by any name.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self.app = app
+        self.hosts = frozenset({"localhost", "127.0.0.1", "[::1]", *(host.lower() for host in hosts)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Look at the headers, then pass the call on."""
+        if scope["type"] == "http" and scope["path"] not in PROBES:
+            fault = self._fault(scope["method"], Headers(scope=scope))
+            if fault is not None:
+                await raw_error_response(HTTPStatus.FORBIDDEN, *fault)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _fault(self, method: str, headers: Headers) -> tuple[str, str] | None:
+        """The sentence and the header at fault."""
+        host = headers.get("host", "").lower()
+        name = host if host in self.hosts else host.rpartition(":")[0]
+        if name not in self.hosts:
+            return f"Host: this service is not called {host[:100]!r}; LOADMASTER_ALLOWED_HOSTS names what it is", "Host"
+        origin = headers.get("origin")
+        if origin is not None and method not in SAFE and origin.lower().partition("://")[2] != host:
+            return f"Origin: pages of {origin[:100]!r} may not change anything here", "Origin"
+        return None
 
 
 class BodyLimit:

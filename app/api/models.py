@@ -15,6 +15,7 @@ from app.api.schemas import (
     MetadataOut,
     MetadataValueOut,
     ModelDetailOut,
+    ModelMemoryOut,
     ModelOut,
     ProblemOut,
     StatisticsOut,
@@ -24,7 +25,7 @@ from app.errors import InvalidValue, NotLoaded
 from app.gguf import Array
 from app.model import LayerKey, statistics
 from app.residency.reading import read_metadata
-from app.residency.records import LayerRecord, ModelMemoryRecord, ModelState, TensorRecord
+from app.residency.records import LayerMemoryRecord, LayerRecord, ModelState, TensorRecord
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=refusals(422))
 
@@ -63,7 +64,8 @@ async def metadata(
     stop = None if limit is None else offset + limit
     if key is not None:
         value = await read_metadata(entry, key)
-        kind = entry.headers[0].value_types[key].name.lower()
+        raw = entry.headers[0].metadata[key]
+        kind = (raw.type if isinstance(raw, Array) else entry.headers[0].value_types[key]).name.lower()
         if not isinstance(value, list):
             return MetadataValueOut(key=key, type=kind, value=value, total=1)
         return MetadataValueOut(key=key, type=kind, value=value[offset:stop], total=len(value))
@@ -139,12 +141,15 @@ async def layers(entry: EntryDep, loadmaster: LoadmasterDep) -> ListOut[LayerRec
 
 
 @router.get("/{id:model}/memory", responses=refusals(404, 409))
-async def memory(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelMemoryRecord:
-    """A loaded model's bytes by device."""
+async def memory(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelMemoryOut:
+    """A loaded model's bytes by device, and by layer."""
     record = loadmaster.memory.model(entry.id)
     if record is None:
         raise NotLoaded(entry.id)
-    return record
+    found = ModelMemoryOut.model_validate(record)
+    layers = loadmaster.library.layers(entry)
+    found.layers = [LayerMemoryRecord(layer.layer, layer.size_bytes, layer.devices) for layer in layers]
+    return found
 
 
 @router.get("/{id:model}", responses=refusals(404))

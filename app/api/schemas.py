@@ -22,6 +22,7 @@ from app.residency.records import (
     JobRecord,
     JobResult,
     JobState,
+    LayerMemoryRecord,
     MemoryRecord,
     ModelRecord,
     ModelState,
@@ -135,6 +136,19 @@ class StatisticsOut(_Out):
     largest: tuple[LargeTensorOut, ...]
     expert_parameters: int
     expert_bytes: int
+
+
+class ModelMemoryOut(_Out):
+    """A loaded model's tensor bytes by device, and by layer."""
+
+    id: str
+    total_bytes: int
+    gpu_bytes: int
+    cpu_bytes: int
+    gpu_percent: float
+    cpu_percent: float
+    devices: dict[str, int]
+    layers: list[LayerMemoryRecord] = []
 
 
 class FileOut(_Out):

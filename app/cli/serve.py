@@ -1,17 +1,25 @@
 """`loadmaster serve`."""
 
+import copy
 import signal
+import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvicorn
 from pydantic import ValidationError
+from uvicorn.config import LOGGING_CONFIG
 
 from app.config import Settings
 from app.main import create_app
 
 STOP_SECONDS = 10
+NO_START = 3
+
+LOGGING = copy.deepcopy(LOGGING_CONFIG)
+LOGGING["loggers"]["app"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
+"""uvicorn's own, with our loggers beside its own: a line for each job that has ended."""
 
 
 def serve(
@@ -30,13 +38,19 @@ def serve(
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
         # After a stop in good order uvicorn raises the signal again, which would be the exit code of a crash.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        uvicorn.run(
+        config = uvicorn.Config(
             create_app(settings),
             host=settings.host,
             port=settings.port,
             timeout_graceful_shutdown=STOP_SECONDS,
             server_header=False,
+            log_config=LOGGING,
         )
+        address = _bound(config)  # before the start: a second service must not begin to load models
+        server = uvicorn.Server(config)
+        server.run(sockets=[address])
+        if not server.started:
+            raise typer.Exit(NO_START)
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"]) or "settings"
@@ -44,3 +58,10 @@ def serve(
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         pass
+
+
+def _bound(config: uvicorn.Config) -> socket.socket:
+    try:
+        return config.bind_socket()
+    except SystemExit:  # uvicorn has logged why
+        raise typer.Exit(NO_START) from None

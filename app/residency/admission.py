@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from app.devices import Device
+from app.devices import Device, DeviceKind
 from app.errors import InvalidModel, InvalidValue, UnknownDevice
 from app.placement import HOST, Override, PlacementRequest, moves
 from app.residency.ledger import Ledger
@@ -38,6 +38,8 @@ class Admission:
         described = entry.require_model()
         if described.type != "model":
             raise InvalidModel(f"{model} is no model but {described.type!r}", model=model)
+        if not described.tensors:
+            raise InvalidModel(f"{model} has no tensors to load", model=model)
         if described.problems:
             more = f" (and {len(described.problems) - 1} more)" if len(described.problems) > 1 else ""
             raise InvalidModel(f"{model}: {described.problems[0].message}{more}", model=model)
@@ -84,9 +86,20 @@ class Admission:
         return Decision(plan, moves((), placement.slabs, room))
 
     def _room(self, model: str) -> dict[str, int]:
-        """What the model may hold of each device and of the host, its own present bytes included."""
-        room = {id_: self._ledger.room(id_, model) for id_ in self._devices}
+        """What the model may hold of each device and of the host, its own present bytes included.
+
+        Where other processes use a device, too, what the driver has free counts as well: they may have taken some of
+        what was to be ours.
+        """
+        record = self._memory.record()
+        room = {}
+        for device in record.devices:
+            room[device.id] = self._ledger.room(device.id, model)
+            if device.kind is DeviceKind.CUDA and device.free_bytes is not None:
+                free = device.free_bytes - self._ledger.promised_to_others(device.id, model)
+                room[device.id] = min(room[device.id], max(0, free) + self._ledger.held(device.id, model))
         resident = self._residents.get(model)
         own = self._ledger.held(HOST, model) + (resident.files.locked_bytes if resident else 0)
-        room[HOST] = self._memory.record().host.available_bytes + own
+        free = record.host.available_bytes - self._ledger.promised_to_others(HOST, model)
+        room[HOST] = max(0, free) + own
         return room

@@ -74,6 +74,10 @@ class Ledger:
         """The model's current slabs on the device."""
         return self._account(device, model).used
 
+    def promised_to_others(self, device: str, model: str) -> int:
+        """What is set aside on the device for other models, and not allocated yet."""
+        return sum(account.promised for id_, account in self._accounts[device].items() if id_ != model)
+
     def claim(self, model: str, claims: Mapping[str, int]) -> None:
         """Set what the model's job may still stage, and set it aside as far as there is room."""
         for device in self._limits:

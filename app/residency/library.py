@@ -28,13 +28,16 @@ class Library:
         self._residents = residents
         self._jobs = jobs
         self._scanned: dict[str, Entry] = {}
+        self._scanning = asyncio.Lock()
         self.failures: dict[str, LoadmasterError] = {}
         """Why the last load of a model that is not loaded failed."""
 
     async def rescan(self) -> None:
         """Look at the directories again. A loaded model stays what it was when it was loaded."""
-        self._scanned = await asyncio.to_thread(scan, self._directories, self._scanned)
-        self.failures = {id_: error for id_, error in self.failures.items() if id_ in self._scanned}
+        async with self._scanning:  # of two scans the later one must have the last word
+            self._scanned = await asyncio.to_thread(scan, self._directories, self._scanned)
+        for gone in self.failures.keys() - self._scanned.keys():
+            del self.failures[gone]
 
     def entry(self, model: str) -> Entry:
         """The model's entry; ModelNotFound. Ids are looked up, never joined to a path."""

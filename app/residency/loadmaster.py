@@ -7,7 +7,7 @@ says who owns what, and why.
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +15,16 @@ from typing import Final
 
 from app.devices import Device
 from app.errors import (
-    Cancelled,
     InvalidModel,
     LoadmasterError,
     ModelBusy,
     NotLoaded,
     StaleGeneration,
-    Unavailable,
 )
-from app.placement import HOST, MoveMode, PlacementRequest, Plan
+from app.placement import HOST, PlacementRequest, Plan
 from app.residency.admission import Admission
 from app.residency.changes import Changes
+from app.residency.commitments import Commitments, accepted
 from app.residency.events import Broadcast, Event, Payload
 from app.residency.jobs import Job, Jobs
 from app.residency.ledger import Ledger
@@ -33,7 +32,7 @@ from app.residency.library import Library
 from app.residency.memory import Memory
 from app.residency.reading import Reading, open_generation
 from app.residency.reconcile import Decision, is_so
-from app.residency.records import JobKind, JobResult, JobState, Snapshot
+from app.residency.records import JobKind, Snapshot
 from app.residency.registry import Entry
 from app.residency.residents import Resident
 from app.residency.transfer import Transfer
@@ -66,9 +65,10 @@ class Loadmaster:
             self._residents, self._ledger, Transfer(self.devices, self._ledger, self._threads), self._told
         )
         self._wishes = wishes
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._commitments = Commitments(
+            wishes, self.jobs, self._ledger, self._residents, self.library.failures, self._told
+        )
         self._memory_changed = asyncio.Event()
-        self._stopping = False
         self.restoring = False
         """Whether the wishes of an earlier process are still being loaded."""
 
@@ -78,21 +78,19 @@ class Loadmaster:
         """Look at the models directories, then load in the background what is wished for."""
         await self.library.rescan()
         await self.memory.ask()
-        self._spawn(self._tell_memory())
+        self._commitments.spawn(self._tell_memory())
         self.restoring = True
-        self._spawn(self._restore(await self._wishes.all()))
+        self._commitments.spawn(self._restore(await self._wishes.all()))
+
+    def begin_stop(self) -> None:
+        """End event streams, take no more jobs, and call off those that run; their wishes stay. Idempotent."""
+        self.broadcast.close()
+        self._commitments.call_off()
 
     async def stop(self) -> None:
         """Call off what runs (the wishes stay), free everything, and return when it is free."""
-        self._stopping = True
-        self.broadcast.close()
-        for job in self.jobs.running():
-            job.cancel()
-        for job in self.jobs.running():
-            await job.wait_ended()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.begin_stop()
+        await self._commitments.settle()
         for resident in list(self._residents.values()):
             await self._changes.withdraw(Job(JobKind.UNLOAD, resident.entry.id, None, lambda _: None), resident)
         await self._changes.settle()
@@ -154,11 +152,11 @@ class Loadmaster:
             self.library.entry(model)
         active = self.jobs.active(model)
         if active is not None and active.kind is JobKind.UNLOAD:
-            return await _accepted(active)
+            return await accepted(active)
         job = self._new_job(JobKind.UNLOAD, model, None)
         if active is None and model not in self._residents:
             self.library.failures.pop(model, None)
-            return await self._already(job, None)  # though a restart that failed leaves its wish behind
+            return await self._commitments.already(job, None)  # though a restart that failed leaves its wish behind
         if active is not None:
             active.superseded_by = job
             active.cancel()
@@ -170,23 +168,20 @@ class Loadmaster:
             if resident is not None:
                 await self._changes.withdraw(job, resident)
 
-        return await self._begin(job, None, body)
+        return await self._commitments.begin(job, None, body)
 
     async def verify(self, model: str, *, deep: bool) -> Job:
         """Start to verify a model, in any state that is not invalid; holds what is loaded, and is in nobody's way."""
         entry = self.library.entry(model)
         entry.require_model()
         job = self._new_job(JobKind.VERIFY, model, deep)
-        self.jobs.add(job)
-        job.accepted.set()
 
         async def body() -> None:
             resident = self._residents.get(model)  # now, and no await before it is held: it could be gone by then
             seen = resident.entry if resident else entry
             job.result = await verify(job, seen, resident, self._verify_threads, deep=deep)
 
-        self._spawn(self._look(job, body))
-        return job
+        return self._commitments.look(job, body)
 
     def cancel(self, job_id: str) -> Job:
         """Call a job off; it ends once everything that it staged is undone. NotFound."""
@@ -220,7 +215,7 @@ class Loadmaster:
         active = self.jobs.active(entry.id)
         if active is not None:
             if active.request == (request, rebalance) and not active.called_off:
-                return await _accepted(active)
+                return await accepted(active)
             raise ModelBusy(entry.id, job=active.id, kind=active.kind)
         decision = self._admission.decide(entry, request, rebalance=rebalance)
         decision.plan.require_fit()
@@ -236,113 +231,42 @@ class Loadmaster:
         wish = Wish(request).placed(decision.plan.placement)
         if resident is not None and is_so(decision, resident.host, request):
             job.generation = resident.current.number
-            return await self._already(job, wish)
+            return await self._commitments.already(job, wish)
         self._ledger.claim(entry.id, decision.moves.claims())
-        return await self._begin(job, wish, lambda: self._changes.place(job, entry, request, decision))
+        return await self._commitments.begin(job, wish, lambda: self._changes.place(job, entry, request, decision))
 
     def _new_job(self, kind: JobKind, model: str, joined_by: object) -> Job:
-        if self._stopping:
-            raise Unavailable("the service is stopping")
+        self._commitments.require_open()
         return Job(kind, model, joined_by, lambda job: self.broadcast.send(job.record()))
-
-    async def _already(self, job: Job, wish: Wish | None) -> Job:
-        """End a job that has nothing to do, once its wish is durable; it is its model's active one until then."""
-        job.result = JobResult(MoveMode.ATOMIC, 0, 0, 0)
-        self.jobs.add(job)
-        current = self._wishes.current
-        try:
-            if wish != current.get(job.model) or (wish is None and job.model in current):
-                await self._wishes.put(job.model, wish)
-        except LoadmasterError as error:
-            self.jobs.end(job, JobState.FAILED, error)
-            raise
-        self.jobs.end(job, JobState.SUCCEEDED)
-        return job
-
-    async def _begin(self, job: Job, wish: Wish | None, body: Callable[[], Coroutine[None, None, None]]) -> Job:
-        """Make the job its model's active one, start it, and return once its wish is durable."""
-        self.jobs.add(job)
-        self.library.failures.pop(job.model, None)
-        job.former = self._wishes.current.get(job.model)
-        self._spawn(self._run(job, wish, body))
-        return await _accepted(job)
-
-    async def _run(self, job: Job, wish: Wish | None, body: Callable[[], Coroutine[None, None, None]]) -> None:
-        try:
-            await self._wishes.put(job.model, wish)
-            job.accepted.set()
-            job.start()
-            self._told(job.model)
-            await body()
-        except LoadmasterError as error:
-            await self._end_badly(job, wish, error)
-        except Exception:
-            log.exception("%s job %s of %s failed by a fault of ours", job.kind, job.id, job.model)
-            await self._end_badly(job, wish, LoadmasterError("internal error; the log has more"))
-        else:
-            self._end(job, JobState.SUCCEEDED, None)
-
-    async def _look(self, job: Job, body: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Run a job that changes nothing."""
-        state, fault = JobState.SUCCEEDED, None
-        try:
-            job.start()
-            await body()
-        except LoadmasterError as error:
-            state, fault = JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED, error
-        except Exception:
-            log.exception("%s job %s of %s failed by a fault of ours", job.kind, job.id, job.model)
-            state, fault = JobState.FAILED, LoadmasterError("internal error; the log has more")
-        self.jobs.end(job, state, fault)
-
-    async def _end_badly(self, job: Job, wish: Wish | None, error: LoadmasterError) -> None:
-        """Put back the wish that the job set out to change, unless a later one took its place, and end the job."""
-        resident = self._residents.get(job.model)
-        if resident is not None and job.generation is not None and wish is not None:
-            # It stays at its last completed step, and so does what is wished for.
-            placement = resident.current.placement
-            request = replace(wish.request, n_gpu_layers=placement.n_gpu_layers, host=resident.host)
-            job.former = Wish(request).placed(placement)
-        if not (job.superseded_by or job.keeps_wish or self._stopping):
-            try:
-                await self._wishes.put(job.model, job.former)
-            except LoadmasterError:
-                log.exception("the former wish for %s could not be put back", job.model)
-        if job.superseded_by:
-            job.superseded_by.former = job.former
-        elif resident is None and not isinstance(error, Cancelled) and job.kind is JobKind.LOAD:
-            self.library.failures[job.model] = error
-        self._end(job, JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED, error)
-
-    def _end(self, job: Job, state: JobState, error: LoadmasterError | None) -> None:
-        self._ledger.unclaim(job.model)
-        self.jobs.end(job, state, error)
-        self._told(job.model)
-        log.info("%s %s %s: %s", job.kind, job.model, job.state, error or f"{job.bytes_done} bytes copied")
 
     # ── in the background ────────────────────────────────────────────────────────────────────────────────────────
 
     async def _restore(self, wishes: Mapping[str, Wish | None]) -> None:
         """Load what an earlier process was asked for; what cannot be loaded is failed, and still wished for."""
-        loading = []
-        for model, wish in wishes.items():
-            try:
-                if self.jobs.active(model) is not None or model in self._residents:
-                    continue  # somebody was faster, and knows better
-                entry = self._admission.loadable(model, allow_unknown=True)
-                if wish is None:
-                    raise InvalidModel(f"{model}: its wish was written by another version", model=model)
-                request = self._admission.resolved(wish.request)
-                decision = self._admission.decide_again(entry, replace(wish, request=request))
-                decision.plan.require_fit()
-                joined_by = (request, False)
-                loading.append(await self._carry_out(entry, request, decision, joined_by=joined_by, restart=True))
-            except LoadmasterError as error:
-                log.warning("%s cannot be loaded again: %s", model, error)
-                self.library.failures[model] = error
-        for job in loading:
-            await job.wait_ended()
-        self.restoring = False
+        try:
+            jobs = [await self._load_again(model, wish) for model, wish in wishes.items()]
+            for job in jobs:
+                if job is not None:
+                    await job.wait_ended()
+        finally:
+            self.restoring = False
+
+    async def _load_again(self, model: str, wish: Wish | None) -> Job | None:
+        if self.jobs.active(model) is not None or model in self._residents:
+            return None  # somebody was faster, and knows better
+        try:
+            entry = self._admission.loadable(model, allow_unknown=True)
+            if wish is None:
+                raise InvalidModel(f"{model}: its wish was written by another version", model=model)
+            request = self._admission.resolved(wish.request)
+            decision = self._admission.decide_again(entry, replace(wish, request=request))
+            decision.plan.require_fit()
+            return await self._carry_out(entry, request, decision, joined_by=(request, False), restart=True)
+        except LoadmasterError as error:
+            log.warning("%s cannot be loaded again: %s", model, error)
+            self.library.failures[model] = error
+            self._told(model)
+            return None
 
     def _told(self, model: str) -> None:
         """Something about a model or its memory is new."""
@@ -360,27 +284,13 @@ class Loadmaster:
             self._memory_changed.clear()
             try:
                 await self.memory.ask()
-            except LoadmasterError:
-                log.exception("a device does not say what memory it has")
-            else:
                 self.broadcast.send(self.memory.record())
+            except Exception:  # the next change is to be told all the same
+                log.exception("what memory there is could not be told")
             await asyncio.sleep(MEMORY_SECONDS)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _limit(device: Device) -> int:
     """What of a device may be ours: of an accelerator what is free at the start, of the host all of it."""
     memory = device.memory()
     return (memory.total_bytes if device.id == HOST else memory.free_bytes) or 0
-
-
-async def _accepted(job: Job) -> Job:
-    """The job, once its wish is durable; its error where it was refused for want of that."""
-    await job.accepted.wait()
-    if job.started_at is None and job.error is not None:
-        raise job.error
-    return job

@@ -185,6 +185,15 @@ class ModelMemoryRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerMemoryRecord:
+    """A layer's tensor bytes by device id; they add up to `size_bytes`."""
+
+    layer: LayerKey
+    size_bytes: int
+    devices: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryRecord:
     """All memory in one answer; `time` in seconds since the epoch."""
 

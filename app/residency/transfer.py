@@ -5,17 +5,20 @@ is touched on the event loop only.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from app.devices import Device, Meter, Segment
-from app.errors import Cancelled, TransferFailed
+from app.errors import Cancelled, DeviceError, TransferFailed
 from app.placement import Slab
 from app.residency.files import OpenFiles
 from app.residency.jobs import Job
 from app.residency.ledger import Ledger
 from app.residency.residents import LiveSlab
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -132,5 +135,9 @@ def _copy(device: Device, files: OpenFiles, slabs: Sequence[LiveSlab], meter: Me
 
 
 def _release(slabs: Sequence[LiveSlab]) -> None:
+    """Give every slab back; a device that refuses, for it is lost, must keep nobody else's. Blocks."""
     for live in slabs:
-        live.buffer.release()
+        try:
+            live.buffer.release()
+        except DeviceError:
+            log.exception("layer %s could not be given back", live.slab.layer)

@@ -28,7 +28,7 @@ from tests.api.server import (
 
 Serve = Callable[[str], AbstractContextManager[httpx.Client]]
 
-FAULTS = {"oom": "out_of_device_memory", "failcopy": "transfer_failed"}
+FAULTS = {"oom": "out_of_memory", "failcopy": "transfer"}
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def test_a_fault_in_the_middle_of_a_load_leaves_nothing(serve: Serve, fault: str
 
         error = refusal(client.post(f"{DEMO}/load", json={"n_gpu_layers": 20, "wait": True}), 503)
 
-        assert (error["code"], error["device"]) == (FAULTS[fault], "sim:1")
+        assert (error["code"], error["reason"], error["device"]) == ("device_error", FAULTS[fault], "sim:1")
         assert present(client) == before
         assert open_files() == {}
         model = answer(client.get(DEMO))
-        assert (model["state"], model["error"]["code"]) == ("failed", FAULTS[fault])
+        assert (model["state"], model["error"]["reason"]) == ("failed", FAULTS[fault])
         (job,) = answer(client.get("/v1/jobs"))["data"]
-        assert (job["state"], job["error"]["code"]) == ("failed", FAULTS[fault])
+        assert (job["state"], job["error"]["reason"]) == ("failed", FAULTS[fault])
 
         load(client, n_gpu_layers=20)
         assert answer(client.get(DEMO))["error"] is None
@@ -72,7 +72,7 @@ def test_a_fault_in_the_middle_of_an_offload_leaves_the_placement(serve: Serve, 
 
         error = refusal(client.patch(f"{DEMO}/offload", json={"n_gpu_layers": 30, "wait": True}), 503)
 
-        assert error["code"] == FAULTS[fault]
+        assert error["reason"] == FAULTS[fault]
         assert present(client) == before
         assert open_files().keys() == held
         assert answer(client.get(DEMO))["state"] == "loaded"

@@ -33,7 +33,13 @@ def assert_books_balance(client: httpx.Client) -> None:
     layers = answer(client.get(f"{DEMO}/layers"))["data"]
     total = sum(tensor["size_bytes"] for tensor in tensors)
 
+    by_layer = model.pop("layers")
+
     assert memory["models"] == [model]
+    assert sum(layer["size_bytes"] for layer in by_layer) == model["total_bytes"]
+    assert {id_: sum(layer["devices"].get(id_, 0) for layer in by_layer) for id_ in model["devices"]} == model[
+        "devices"
+    ]
     assert model["total_bytes"] == model["gpu_bytes"] + model["cpu_bytes"] == total
     assert sum(layer["size_bytes"] for layer in layers) == total
     assert model["gpu_percent"] + model["cpu_percent"] == pytest.approx(100)
