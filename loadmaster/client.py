@@ -1,7 +1,7 @@
 """A thin, honest client: one method for each thing that can be asked, one exception for each refusal."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -47,8 +47,7 @@ class Client:
 
     def models(self) -> list[JSON]:
         """All models."""
-        listed: list[JSON] = self._ask("GET", "/v1/models")["data"]
-        return listed
+        return self._list("/v1/models")
 
     def model(self, model: str) -> JSON:
         """One model with its details."""
@@ -71,6 +70,50 @@ class Client:
         """Give a model's memory back."""
         return self._ask("POST", _path(model, "unload"), {"wait": wait}, patient=wait)
 
+    def verify(self, model: str, *, deep: bool = False, wait: bool = True) -> JSON:
+        """Check a model; the job's `result` says what is wrong with it, layer by layer."""
+        return self._ask("POST", _path(model, "verify"), {"deep": deep, "wait": wait}, patient=wait)
+
+    def layers(self, model: str) -> list[JSON]:
+        """The model's layers, and where their bytes are."""
+        return self._list(_path(model, "layers"))
+
+    def tensors(self, model: str) -> list[JSON]:
+        """The model's tensors in file order, and where their bytes are."""
+        found: list[JSON] = []
+        while part := self._list(f"{_path(model, 'tensors')}?limit=10000&offset={len(found)}"):
+            found += part
+        return found
+
+    def tensor(self, model: str, name: str) -> bytes:
+        """A tensor's bytes, from where they are now."""
+        response = self._http.get(f"{_path(model, 'tensors')}/{quote(name, safe='')}/data")
+        if response.is_error:
+            raise _refusal(response)
+        return response.content
+
+    def metadata(self, model: str, key: str | None = None) -> JSON:
+        """The file's key/value pairs, long arrays in short; with `key` that one, whole."""
+        query = "" if key is None else f"?key={quote(key, safe='')}"
+        return self._ask("GET", _path(model, "metadata") + query)
+
+    def statistics(self, model: str) -> JSON:
+        """What the model's tensors add up to."""
+        return self._ask("GET", _path(model, "statistics"))
+
+    def devices(self) -> list[JSON]:
+        """The accelerators, and the host."""
+        return self._list("/v1/devices")
+
+    def jobs(self) -> list[JSON]:
+        """All jobs that run and the last that ended, newest first."""
+        return self._list("/v1/jobs")
+
+    def rescan(self) -> list[JSON]:
+        """Look at the models directories again; returns the models."""
+        found: list[JSON] = self._ask("POST", "/v1/models/rescan")["data"]
+        return found
+
     def memory(self) -> JSON:
         """All memory: devices, host, models."""
         return self._ask("GET", "/v1/memory")
@@ -83,7 +126,7 @@ class Client:
         """Call a job off."""
         return self._ask("DELETE", f"/v1/jobs/{quote(job, safe='')}")
 
-    def events(self, last_event_id: str | None = None) -> Iterator[Event]:
+    def events(self, last_event_id: str | None = None) -> Generator[Event, None, None]:
         """Events as they come: a snapshot of the present first, or what came after `last_event_id`. Endless."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         with self._http.stream("GET", "/v1/events", headers=headers, timeout=httpx.Timeout(30.0)) as response:
@@ -110,6 +153,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _list(self, path: str) -> list[JSON]:
+        found: list[JSON] = self._ask("GET", path)["data"]
+        return found
 
     def _ask(
         self,
