@@ -5,6 +5,7 @@ named without the suffix. Where two directories have the same relative path, the
 """
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,21 +92,24 @@ def entry_at(path: Path) -> Entry:
     Raises HostError where there is no such file; what is wrong inside is in the entry.
     """
     try:
-        path.resolve(strict=True)
+        path.stat()
     except OSError as error:
         raise HostError(f"{shown(str(path))}: {error.strerror}") from error
-    except RuntimeError as error:  # before Python 3.13
-        raise HostError(f"{shown(str(path))}: a loop of links") from error
     file = path.absolute()  # and not where a link leads: in a cache of downloads only the link has the shard's name
     shard = SHARD_NAME.fullmatch(file.stem)
-    paths, count = [(1, file)], None
-    if shard is not None:
-        count = int(shard["count"])
-        names = [(SHARD_NAME.fullmatch(other.stem), other) for other in file.parent.glob("*") if other.suffix == file.suffix]
-        kin = [(match, other) for match, other in names if match and match["base"] == shard["base"]]
-        paths = sorted((int(match["number"]), other) for match, other in kin if int(match["count"]) == count)
-    name = shown(shard["base"] if shard else file.stem)
+    paths = _shards_beside(file, shard) if shard else [(1, file)]
+    name, count = (shown(shard["base"]), int(shard["count"])) if shard else (shown(file.stem), None)
     return _entry(name.lower(), _Candidate(name, shown(file.name), tuple(paths), count), [Path("/")], None)
+
+
+def _shards_beside(file: Path, shard: re.Match[str]) -> list[tuple[int, Path]]:
+    """The shards of the same model in the same folder, by their numbers."""
+    found = []
+    for path in file.parent.glob("*"):  # of a folder that may not be listed: nothing
+        other = SHARD_NAME.fullmatch(path.stem)
+        if other and path.suffix == file.suffix and other.group("base", "count") == shard.group("base", "count"):
+            found.append((int(other["number"]), path))
+    return sorted(found)
 
 
 def _resolved(directory: Path) -> Path:
@@ -120,25 +124,46 @@ def _resolved(directory: Path) -> Path:
 
 
 def _candidates(root: Path) -> Iterator[_Candidate]:
-    """Every model below `root`, its shards together. Links to directories are not followed."""
+    """Every model below `root`, its shards together."""
     shards: dict[tuple[str, int], list[tuple[int, Path]]] = defaultdict(list)
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for file_name in sorted(names):
-            path = Path(folder, file_name)
-            if path.suffix.lower() != SUFFIX or file_name.startswith("."):
-                continue
-            listed_as = shown(path.relative_to(root).as_posix())
-            name = listed_as[: -len(SUFFIX)]
-            shard = SHARD_NAME.fullmatch(name)
-            if shard:
-                shards[shard["base"], int(shard["count"])].append((int(shard["number"]), path))
-            else:
-                yield _Candidate(name, listed_as, ((1, path),), None)
+    for path in _paths(root):
+        listed_as = shown(path.relative_to(root).as_posix())
+        name = listed_as[: -len(SUFFIX)]
+        shard = SHARD_NAME.fullmatch(name)
+        if shard:
+            shards[shard["base"], int(shard["count"])].append((int(shard["number"]), path))
+        else:
+            yield _Candidate(name, listed_as, ((1, path),), None)
     for (base, count), paths in shards.items():
         paths.sort()
         listed_as = shown(paths[0][1].relative_to(root).as_posix())
         yield _Candidate(base, listed_as, tuple(paths), count)
+
+
+def _paths(root: Path) -> Iterator[Path]:
+    """Everything below `root` that is named like a GGUF file and is no directory.
+
+    Links to directories are not followed; a folder that cannot be read is empty. os.walk would not do before Python
+    3.12: it recurses, and folders can be nested deeper than the stack.
+    """
+    folders = [root]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as children:
+                visible = sorted((child for child in children if not child.name.startswith(".")), key=lambda c: c.name)
+        except OSError:
+            continue
+        for child in visible:
+            if not _is_folder(child) and Path(child).suffix.lower() == SUFFIX:
+                yield Path(child)
+        folders += [Path(child) for child in reversed(visible) if child.is_dir(follow_symlinks=False)]
+
+
+def _is_folder(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a loop of links
+        return False
 
 
 def _entry(id_: str, candidate: _Candidate, directories: Sequence[Path], known: Entry | None) -> Entry:
@@ -160,8 +185,9 @@ def _entry(id_: str, candidate: _Candidate, directories: Sequence[Path], known: 
 def _source(path: Path, directories: Sequence[Path]) -> SourceFile:
     """The regular file behind `path`, which may be a link as long as it stays below a models directory."""
     try:
+        path.stat()  # the kernel follows forty links and no more; without it resolving would follow any number
         resolved = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+    except OSError as error:
         raise HostError(f"{shown(path.name)}: a link that leads nowhere") from error
     if not any(resolved.is_relative_to(directory.resolve()) for directory in directories):
         raise HostError(f"{shown(path.name)}: a link that leads out of the models directories")

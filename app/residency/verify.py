@@ -124,9 +124,7 @@ async def _look_at_data(job: Job, model: Model, generation: Generation, threads:
     job.enter("data")
     loop = asyncio.get_running_loop()
     problems: list[Problem] = []
-    work = runs(model.tensors)
-
-    copies = copies_of(generation)
+    work, copies = runs(model.tensors), copies_of(generation)
 
     async def take_turns(meter: Meter) -> None:
         examination = Examination(generation.files, copies, meter)
