@@ -13,33 +13,34 @@ import gzip
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.gguf import parse_header
 from app.model import Model, describe
-from app.model.caches import Caches, read_caches
-from app.placement.context import ContextRequest
-from app.placement.llamacpp import place, tensor_devices, weights_bytes, with_overrides
-from app.placement.memory import compute_bytes, context_bytes, model_needs
-from app.placement.overrides import Override, Overrides, experts_on_host
-from app.placement.slabs import HOST
+from app.placement import (
+    HOST,
+    Budget,
+    ContextRequest,
+    DevicePlan,
+    Override,
+    PlacementRequest,
+    Strategy,
+    model_needs,
+    output_matrix,
+    plan,
+)
 from benchmarks._record import record
 
 FIXTURES = Path(__file__).parents[1] / "../shared/fixtures"
 MIB = 1 << 20
+AMPLE = 1 << 40
+"""What each device has: more than any model of the oracle needs."""
 
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """llama-server's arguments, as far as they decide about memory, in our terms."""
-
-    n_gpu_layers: int
-    weights: tuple[float, ...]
-    overrides: tuple[Override, ...]
-    context: ContextRequest
+Row = dict[str, Any]
+"""One of the oracle's: `model`, `gpus`, `args` and, by device, `memory`."""
 
 
 class Cell(NamedTuple):
@@ -60,22 +61,24 @@ class Cell(NamedTuple):
         return abs(self.ours // MIB - self.theirs) <= 1
 
 
-def parse_arguments(args: Sequence[str], devices: Sequence[str]) -> Arguments:
-    """Translate llama-server's arguments; devices have equal weights unless `-ts` says otherwise."""
+def parse_arguments(args: Sequence[str], devices: Sequence[str], n_layer: int) -> PlacementRequest:
+    """Translate llama-server's arguments for a model of `n_layer` blocks.
+
+    What they leave out is what the oracle was made with: one sequence, equal weights. More layers than there are is
+    all of them, as llama.cpp has it.
+    """
     values: dict[str, str] = {}
     overrides: list[Override] = []
     rest = iter(args)
     for flag in rest:
         match flag:
-            case "-nkvo" | "-kvu":
+            case "-nkvo" | "-kvu" | "--cpu-moe":
                 values[flag] = "on"
-            case "--cpu-moe":
-                overrides.append(experts_on_host())
-            case "-ncmoe" | "--n-cpu-moe":
-                overrides.append(experts_on_host(int(next(rest))))
             case "-ot":
                 pattern, _, name = next(rest).rpartition("=")
                 overrides.append(Override(pattern, _device(name, devices)))
+            case "-ncmoe" | "--n-cpu-moe":
+                values["-ncmoe"] = next(rest)
             case _:
                 values[flag] = next(rest)
     context = ContextRequest(
@@ -89,8 +92,22 @@ def parse_arguments(args: Sequence[str], devices: Sequence[str]) -> Arguments:
         n_batch=int(values.get("-b", "2048")),
         n_ubatch=int(values.get("-ub", "512")),
     )
-    weights = values.get("-ts", ",".join("1" for _ in devices))
-    return Arguments(int(values["-ngl"]), tuple(map(float, weights.split(","))), tuple(overrides), context)
+    return PlacementRequest(
+        n_gpu_layers=min(int(values["-ngl"]), n_layer + 1),
+        strategy=Strategy.LLAMA_CPP,
+        devices=tuple(devices),
+        split_weights=tuple(map(float, values["-ts"].split(","))) if "-ts" in values else "equal",
+        overrides=tuple(overrides),
+        n_cpu_moe=n_layer if "--cpu-moe" in values else min(int(values.get("-ncmoe", "0")), n_layer),
+        context=context,
+    )
+
+
+def body(request: PlacementRequest) -> dict[str, Any]:
+    """Say a request as the body of a POST to /v1/models/{id}/plan."""
+    fields = asdict(request)
+    split = {"mode": fields.pop("split_mode"), "weights": fields.pop("split_weights")}
+    return {**fields, "split": split}
 
 
 def _device(name: str, devices: Sequence[str]) -> str:
@@ -99,41 +116,48 @@ def _device(name: str, devices: Sequence[str]) -> str:
 
 
 @cache
-def described(name: str) -> tuple[Model, Caches]:
+def described(name: str) -> Model:
     """Read a header fixture."""
     packed = (FIXTURES / "headers" / f"{name}.head.gz").read_bytes()
-    header = parse_header(gzip.decompress(packed))
-    model = describe([header])
-    return model, read_caches(header.metadata, model.architecture, model.hyperparameters)
+    return describe([parse_header(gzip.decompress(packed))])
 
 
-def rows(oracle: str) -> list[dict[str, Any]]:
+def rows(oracle: str) -> list[Row]:
     """Load one of the oracle's files."""
-    loaded: list[dict[str, Any]] = json.loads((FIXTURES / "oracle" / oracle).read_text())
+    loaded: list[Row] = json.loads((FIXTURES / "oracle" / oracle).read_text())
     return loaded
 
 
-def cells(row: dict[str, Any]) -> Iterator[Cell]:
-    """Work out a row of the oracle, and yield its figures with ours."""
+def asked(row: Row) -> PlacementRequest:
+    """Say the arguments of a row of the oracle in our terms."""
     devices = [f"sim:{number}" for number in range(row["gpus"])]
-    asked = parse_arguments(row["args"], devices)
-    model, caches = described(row["model"])
-    overrides = Overrides(asked.overrides)
-    layout = place(model.n_layer or 0, asked.n_gpu_layers, devices, asked.weights)
-    homes = tensor_devices(model, layout, overrides)
-    if overrides:
-        layout = with_overrides(model, layout, overrides)
-    needs = model_needs(model, caches, asked.context)
-    ours = {
-        "model": weights_bytes(model, layout, homes),
-        "context": context_bytes(needs, layout),
-        "compute": compute_bytes(needs, layout),
-    }
+    return parse_arguments(row["args"], devices, described(row["model"]).n_layer or 0)
+
+
+def planned(row: Row) -> Sequence[DevicePlan]:
+    """Plan what a row of the oracle asks for, on devices of ample size."""
+    request, model = asked(row), described(row["model"])
+    assert request.context is not None
+    found = plan(
+        model.layers,
+        [Budget(device, AMPLE) for device in request.devices or ()],
+        request,
+        needs=model_needs(model, model.caches, request.context),
+        output=output_matrix(model),
+    )
+    assert found.fits
+    return found.devices
+
+
+def cells(row: Row, devices: Sequence[DevicePlan]) -> Iterator[Cell]:
+    """Set the figures of a plan beside those of the oracle's row."""
+    ours = {device.id: device for device in devices}
     for column, figures in row["memory"].items():
-        device = HOST if column == "host" else column.replace("gpu", "sim:")
-        for kind, theirs in figures.items():
-            kind = kind.removesuffix("_mib")  # noqa: PLW2901
-            yield Cell(row["model"], " ".join(row["args"]), device, kind, ours[kind][device], theirs)
+        device = ours[HOST if column == "host" else column.replace("gpu", "sim:")]
+        numbers = {"model": device.weights_bytes, "context": device.context_bytes, "compute": device.compute_bytes}
+        for name, theirs in figures.items():
+            kind = name.removesuffix("_mib")
+            yield Cell(row["model"], " ".join(row["args"]), device.id, kind, numbers[kind], theirs)
 
 
 def table(shown: Sequence[Cell]) -> str:
@@ -168,7 +192,10 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append the summary to RESULTS.md")
     options = parser.parse_args()
     measured = [
-        cell for oracle in ("memory", "context") for row in rows(f"llamacpp-{oracle}.json") for cell in cells(row)
+        cell
+        for oracle in ("memory", "context")
+        for row in rows(f"llamacpp-{oracle}.json")
+        for cell in cells(row, planned(row))
     ]
     shown = [cell for cell in measured if options.all or not cell.agrees]
     report = f"{summary(measured)}\n\n{table([cell for cell in measured if not cell.agrees])}"

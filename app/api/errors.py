@@ -109,7 +109,8 @@ def _translated(found: Sequence[Any]) -> LoadmasterError:
         return errors.MalformedJSON(f"the body is not JSON: {first['ctx']['error']}")
     if not where and isinstance(first["input"], bytes):
         return errors.MalformedJSON("the body must be JSON and say so: Content-Type: application/json")
-    param = ".".join(str(part) for part in where) or first["loc"][0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
+    param = path.removeprefix(".") or first["loc"][0]
     message = first["msg"].removeprefix("Value error, ")
     return errors.InvalidValue(f"{param}: {message}; got {_shown(first['input'])}", param=param)
 

@@ -1,21 +1,19 @@
 """One candidate: an assignment of layers to devices, and what it comes to on each of them. All sizes are in bytes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
-from app.model import Layer, Role, Tensor
+from app.model import Layer, LayerKey, Role, Tensor
 from app.placement.deal import Assignment, Budget
 from app.placement.footprints import Footprints
 from app.placement.layout import Layout
 from app.placement.memory import Needs, compute_bytes, context_bytes
 from app.placement.plan import DevicePlan, LayerPlan
 from app.placement.request import HostMode
-from app.placement.slabs import HOST, Part, Placement, Slab, Slice, slab_with
-
-UNPLACED: Final = ""
-"""The device of a layer that is on none yet: what a footprint has there goes wherever the layer goes."""
+from app.placement.slabs import HOST, Part, Placement, Slab, slab_with
 
 EXPERTS: Final = re.compile(r"_(?:ch)?exps(?:\.|$)")
 
@@ -36,7 +34,7 @@ class Subject:
         """Whether there are experts that could be kept apart."""
         return any(EXPERTS.search(tensor.name) for layer in self.layers for tensor in layer.tensors)
 
-    def read_bytes(self, part: Slice) -> int:
+    def read_bytes(self, part: Part) -> int:
         """What one token reads of these bytes: of experts the used share, of an embedding that is not tied a row."""
         tensor = part.tensor
         if EXPERTS.search(tensor.name):
@@ -97,11 +95,14 @@ class Scale:
         return replace(layout, experts=tuple(networks), overridden=True)
 
     def copied(self, assignment: Assignment) -> Tensor | None:
-        """The tied embedding that the output's device has a copy of: only where the input stays behind it."""
+        """The tied embedding that the output's device has a copy of: only where the input stays behind it.
+
+        An override finds the copy by the same name, and puts both in one place.
+        """
         output = self.subject.output
-        home = assignment.get("output")
-        tied = output is not None and output.layer == "input" and home is not None
-        return output if tied and "input" not in assignment else None
+        if output is None or output.layer != "input" or self.footprints.override_of(output):
+            return None
+        return output if "output" in assignment and "input" not in assignment else None
 
     def weigh(self, assignment: Assignment) -> Sizes:
         """What the candidate comes to. The host's slabs are its plain bytes unless it keeps a copy."""
@@ -109,10 +110,12 @@ class Scale:
         slabs = dict(weights)
         for layer in self.subject.layers:
             device = assignment.get(layer.key, HOST)
-            for holder, nbytes in self.footprints.weights_bytes(layer.key, device).items():
-                weights[holder] += nbytes
-            for holder, nbytes in self.footprints.slab_bytes(layer.key, device).items():
-                slabs[holder] += nbytes
+            along, fixed = self.footprints.of(layer.key, device)
+            weights[device] += along.weights
+            slabs[device] += along.slab
+            for holder, need in fixed.items():
+                weights[holder] += need.weights
+                slabs[holder] += need.slab
         if copied := self.copied(assignment):
             weights[assignment["output"]] += copied.nbytes
             slabs[assignment["output"]] += slab_with("output", HOST, [Part(copied, 0, copied.nbytes)]).nbytes
@@ -124,21 +127,49 @@ class Scale:
         needs, layout = self.subject.needs, self.layout(assignment)
         return Sizes(weights, slabs, context_bytes(needs, layout), compute_bytes(needs, layout))
 
-    def brought_bytes(self, layer: Layer) -> int:
-        """What a layer brings to the device that it is dealt to: its own slab, and its part of the context."""
-        own = self.footprints.slab_bytes(layer.key, UNPLACED).get(UNPLACED, 0)
+    @cached_property
+    def brought_bytes(self) -> dict[LayerKey, int]:
+        """What each layer brings to the device that it is dealt to: its own slab, and its part of the context."""
+        brought: dict[LayerKey, int] = {key: each.along.slab for key, each in self.footprints.away.items()}
         needs = self.subject.needs
-        if needs is None or not needs.kv_offload or not isinstance(layer.key, int):
-            return own
-        return own + sum(needs.layers[layer.key :: len(needs.activations.sees)])
+        if needs and needs.kv_offload:
+            for number, nbytes in enumerate(needs.layers):
+                block = number % len(needs.activations.sees)
+                brought[block] = brought.get(block, 0) + nbytes
+        return brought
 
+    @cached_property
     def fixed_bytes(self) -> dict[str, int]:
         """By device, what overrides put there wherever the layers go."""
         fixed: dict[str, int] = {}
-        for layer in self.subject.layers if self.footprints.overrides else ():
-            for device, nbytes in self.footprints.slab_bytes(layer.key, UNPLACED).items():
-                fixed[device] = fixed.get(device, 0) + nbytes
+        for footprint in self.footprints.home.values():
+            for device, need in footprint.fixed.items():
+                fixed[device] = fixed.get(device, 0) + need.slab
         return fixed
+
+    def has_room_for(self, layers: Iterable[LayerKey]) -> bool:
+        """Whether the devices together have room for what these layers bring: if not, no way to deal them out fits."""
+        room = sum(budget.available_bytes for budget in self.budgets)
+        fixed = sum(nbytes for device, nbytes in self.fixed_bytes.items() if device != HOST)
+        return sum(map(self.brought_bytes.__getitem__, layers)) <= room - fixed
+
+    def reads_on_devices(self, assignment: Assignment) -> int:
+        """Bytes that one token reads from accelerators, with the embedding where the input is."""
+        reads = self._reads
+        return sum(reads[layer.key][layer.key in assignment] for layer in self.subject.layers)
+
+    @cached_property
+    def _reads(self) -> dict[LayerKey, tuple[int, int]]:
+        """Of each layer, the bytes read from accelerators where it stays on the host, and where it leaves it."""
+        devices = (HOST, *(budget.device for budget in self.budgets[:1]))
+
+        def reads(key: LayerKey, device: str) -> int:
+            parts = self.footprints.parts(key, device).items()
+            return sum(self.subject.read_bytes(part) for holder, held in parts if holder != HOST for part in held)
+
+        return {
+            layer.key: (reads(layer.key, devices[0]), reads(layer.key, devices[-1])) for layer in self.subject.layers
+        }
 
     @property
     def buffered(self) -> bool:
@@ -174,7 +205,8 @@ class Scale:
         """Where each layer is, in the model's order."""
         found = []
         for layer in self.subject.layers:
-            devices = self.footprints.weights_bytes(layer.key, assignment.get(layer.key, HOST))
+            parts = self.footprints.parts(layer.key, assignment.get(layer.key, HOST))
+            devices = {holder: sum(part.nbytes for part in held) for holder, held in parts.items()}
             device = next(iter(devices)) if len(devices) == 1 else None
             found.append(LayerPlan(layer.key, layer.role, device, devices, layer.size_bytes))
         return tuple(found)

@@ -1,12 +1,30 @@
 """Footprints: what a layer puts on which device, given the device that it is assigned to. Sizes are in bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 from app.model import Layer, LayerKey, Tensor
 from app.placement.overrides import Overrides
 from app.placement.rows import RowCut
 from app.placement.slabs import HOST, Part, Slab, aligned, slab_with
+
+_ALONG = ""
+"""Stands for the device that a layer is assigned to."""
+
+
+class Need(NamedTuple):
+    """Of some tensors or rows: their own bytes, and those of the slab that holds them."""
+
+    weights: int
+    slab: int
+
+
+class Footprint(NamedTuple):
+    """What one layer needs: `along` of the device that it is assigned to, `fixed` of others whichever that is."""
+
+    along: Need
+    fixed: Mapping[str, Need]
 
 
 class Footprints:
@@ -18,12 +36,17 @@ class Footprints:
             tensor.name: device
             for layer in (layers if overrides else ())
             for tensor in layer.tensors
-            if (device := overrides.device_of(tensor.name))
+            if (device := overrides.device_of(tensor))
         }
         self._cut = cut
+        self._networks = self._overridden_networks()
         self.overrides = bool(self._overridden)
         self.parts = cache(self._parts)
         """By device, the parts of a layer that is assigned to `device`; every byte of the layer once."""
+        self.away = {layer.key: self._footprint(layer.key, cut.devices[0] if cut else _ALONG) for layer in layers}
+        """Of each layer that is assigned to a device, which for a cut is the first."""
+        self.home = {layer.key: self._footprint(layer.key, HOST) for layer in layers} if cut else self.away
+        """Of each layer that stays on the host; the host's slabs are what they would be if it had some."""
 
     def _parts(self, key: LayerKey, device: str) -> dict[str, tuple[Part, ...]]:
         found: dict[str, list[Part]] = {}
@@ -36,27 +59,34 @@ class Footprints:
                 found.setdefault(home, []).append(Part(tensor, 0, tensor.nbytes))
         return {holder: tuple(parts) for holder, parts in found.items()}
 
+    def _footprint(self, key: LayerKey, device: str) -> Footprint:
+        needs = {
+            holder: Need(sum(part.nbytes for part in parts), sum(aligned(part.nbytes) for part in parts))
+            for holder, parts in self.parts(key, device).items()
+        }
+        return Footprint(needs.pop(device, Need(0, 0)), needs)
+
+    def _overridden_networks(self) -> dict[LayerKey, str]:
+        """Where overrides put the feed-forward networks of blocks: where they put the largest tensor."""
+        networks = {}
+        for key, layer in self._layers.items() if self._overridden else ():
+            network = [tensor for tensor in layer.tensors if ".ffn_" in tensor.name]
+            largest = max(network, key=lambda tensor: tensor.nbytes, default=None)
+            if largest and largest.name in self._overridden:
+                networks[key] = self._overridden[largest.name]
+        return networks
+
     def override_of(self, tensor: Tensor) -> str | None:
         """The device that an override gives the tensor."""
         return self._overridden.get(tensor.name)
 
     def network_of(self, key: LayerKey, device: str) -> str:
         """Where the feed-forward network of a block on `device` is: where its largest tensor goes."""
-        layer = self._layers.get(key)
-        network = [tensor for tensor in layer.tensors if ".ffn_" in tensor.name] if layer else []
-        if not network:
-            return device
-        return self._overridden.get(max(network, key=lambda tensor: tensor.nbytes).name, device)
+        return self._networks.get(key, device)
 
-    def slab_bytes(self, key: LayerKey, device: str) -> dict[str, int]:
-        """By device, the sizes of the slabs; the host's is what it would be if it had one."""
-        return {
-            holder: sum(aligned(part.nbytes) for part in parts) for holder, parts in self.parts(key, device).items()
-        }
-
-    def weights_bytes(self, key: LayerKey, device: str) -> dict[str, int]:
-        """By device, the tensors' own bytes."""
-        return {holder: sum(part.nbytes for part in parts) for holder, parts in self.parts(key, device).items()}
+    def of(self, key: LayerKey, device: str) -> Footprint:
+        """What a layer that is assigned to `device` needs."""
+        return self.home[key] if device == HOST else self.away[key]
 
     def slabs(self, key: LayerKey, device: str, *, buffered: bool) -> list[Slab]:
         """The slabs of a layer that is assigned to `device`; the host has some only where it keeps a copy."""

@@ -5,15 +5,13 @@ output counted before them; the input always on the host; a tied embedding a sec
 llama-server with these arguments would do is what these functions say. Sizes are in bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from app.model import Model, Tensor
-from app.placement.activations import output_matrix
 from app.placement.context import ContextRequest
 from app.placement.layout import Layout
-from app.placement.overrides import Override, Overrides
+from app.placement.overrides import Override
 from app.placement.slabs import HOST
 
 
@@ -32,52 +30,6 @@ def place(n_layer: int, n_gpu_layers: int, devices: Sequence[str], weights: Sequ
         indices = np.searchsorted(ends / ends[-1], starts, side="right")
         places += [devices[index] for index in indices]
     return Layout(tuple(devices), tuple(places[:-1]), places[-1])
-
-
-def tensor_devices(model: Model, layout: Layout, overrides: Overrides) -> dict[str, str]:
-    """Where each tensor goes, by name: where its override says, else with its layer; the input to the host.
-
-    llama.cpp puts the norm of the embedding and the rope factors, some kilobytes that we count as input, with block 0.
-    """
-    homes = {"input": HOST, "output": layout.output}
-    return {
-        tensor.name: overrides.device_of(tensor.name)
-        or (homes[tensor.layer] if isinstance(tensor.layer, str) else layout.of_layer(tensor.layer))
-        for tensor in model.tensors
-    }
-
-
-def with_overrides(model: Model, layout: Layout, overrides: Overrides) -> Layout:
-    """What overrides leave of a layout: a block's feed-forward network is where its largest tensor goes.
-
-    The pattern that finds a tied embedding's name moves its copy for the output too.
-    """
-    networks = list(layout.blocks)
-    for layer in model.blocks:
-        network = [tensor for tensor in layer.tensors if ".ffn_" in tensor.name]
-        if network and isinstance(layer.key, int) and layer.key < len(networks):
-            largest = max(network, key=lambda tensor: tensor.nbytes)
-            networks[layer.key] = overrides.device_of(largest.name) or networks[layer.key]
-    output = output_matrix(model)
-    moved = overrides.device_of(output.name) if output else None
-    return Layout(layout.devices, layout.blocks, moved or layout.output, tuple(networks), overridden=True)
-
-
-def weights_bytes(model: Model, layout: Layout, devices: Mapping[str, str]) -> dict[str, int]:
-    """By device, the bytes of the tensors on it; a tied embedding also where the output is, unless it is there."""
-    sums = dict.fromkeys((HOST, *layout.devices), 0)
-    for tensor in model.tensors:
-        sums[devices[tensor.name]] += tensor.nbytes
-    if copied := tied_copy(model, layout, devices):
-        sums[layout.output] += copied.nbytes
-    return sums
-
-
-def tied_copy(model: Model, layout: Layout, devices: Mapping[str, str]) -> Tensor | None:
-    """The embedding that the output's device has a copy of; None where there is none."""
-    output = output_matrix(model)
-    tied = output is not None and output.layer == "input" and devices[output.name] != layout.output
-    return output if tied else None
 
 
 def server_arguments(

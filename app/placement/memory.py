@@ -8,6 +8,7 @@
 """
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Final
 
 from app.model import Model
@@ -48,8 +49,11 @@ def model_needs(model: Model, caches: Caches, request: ContextRequest) -> Needs:
 def context_bytes(needs: Needs, layout: Layout) -> dict[str, int]:
     """By device: the caches of the layers that are on it, or all of them on the host. Equal to llama.cpp's."""
     sums = dict.fromkeys((HOST, *layout.devices), 0)
-    for number, nbytes in enumerate(needs.layers):
-        sums[layout.of_layer(number) if needs.kv_offload else HOST] += nbytes
+    if not needs.kv_offload:
+        sums[HOST] = sum(needs.layers)
+        return sums
+    for device, nbytes in zip(cycle(layout.blocks), needs.layers, strict=False):
+        sums[device] += nbytes
     return sums
 
 
@@ -63,9 +67,10 @@ def compute_bytes(needs: Needs, layout: Layout) -> dict[str, int]:
     widest, fetched = _widest(graph, layout), {} if needs.kv_offload else _fetched(needs, layout)
     pipelined = needs.kv_offload and layout.offloads_all and len(layout.devices) > 1 and not layout.overridden
     sums = {HOST: _host(graph, layout, widest.get(HOST, 0), pipelined=pipelined) + needs.output_buffer}
+    seen = _seen(graph, layout)
     for device in layout.devices:
         blocks, logits = widest.get(device, 0), _last(graph, layout) if device == layout.output else 0
-        inputs = graph.inputs_of(_seen(graph, layout, device))
+        inputs = graph.inputs_of(seen.get(device, ()))
         if pipelined and (blocks or logits):
             handed_over = graph.hidden if layout.blocks[:1] == (device,) else 2 * graph.hidden
             sums[device] = max(blocks, logits) + _COPIES * (inputs + handed_over)
@@ -85,20 +90,22 @@ def _host(graph: Activations, layout: Layout, blocks: int, *, pipelined: bool) -
     return graph.hidden + max(blocks + inputs, logits, inputs + graph.hidden)
 
 
-def _seen(graph: Activations, layout: Layout, device: str) -> frozenset[CacheKind]:
-    """The kinds of cache that the device's blocks attend to."""
-    return frozenset().union(
-        *(kinds for block, kinds in zip(layout.blocks, graph.sees, strict=True) if block == device)
-    )
+def _seen(graph: Activations, layout: Layout) -> dict[str, set[CacheKind]]:
+    """By device, the kinds of cache that its blocks attend to."""
+    seen: dict[str, set[CacheKind]] = {}
+    for block, kinds in zip(layout.blocks, graph.sees, strict=True):
+        seen.setdefault(block, set()).update(kinds)
+    return seen
 
 
 def _widest(graph: Activations, layout: Layout) -> dict[str, int]:
     """By device, the widest moment of its blocks: residual, norm and result stand around a feed-forward network."""
-    widest: dict[str, int] = {}
-    for number, (block, network) in enumerate(zip(layout.blocks, layout.feed_forward, strict=True)):
+    widest = dict.fromkeys({*layout.blocks, *layout.feed_forward}, 0)
+    moments = zip(layout.blocks, layout.feed_forward, graph.attention, graph.feed_forward, strict=True)
+    for block, network, attention, feed_forward in moments:
         around = 3 * graph.hidden if network == block else graph.hidden
-        widest[block] = max(widest.get(block, 0), graph.attention[number])
-        widest[network] = max(widest.get(network, 0), graph.feed_forward[number] + around)
+        widest[block] = max(widest[block], attention)
+        widest[network] = max(widest[network], feed_forward + around)
     return widest
 
 

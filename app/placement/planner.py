@@ -3,15 +3,19 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
+from typing import Final
 
 from app.model import Layer, Tensor
-from app.placement.candidates import Subject
+from app.placement.candidates import Scale, Subject
 from app.placement.deal import Budget
 from app.placement.memory import Needs
-from app.placement.plan import Advice, Plan
-from app.placement.planning import Planning
+from app.placement.plan import Advice, Plan, Row
+from app.placement.planning import Planning, prepared
 from app.placement.request import PlacementRequest, Strategy
 from app.placement.slabs import Placement
+
+_BEST_OF: Final = (Strategy.FIRST, Strategy.LAST, Strategy.ENDS)
 
 
 def plan(
@@ -38,52 +42,49 @@ def plan(
     """
     subject = Subject(tuple(layers), needs, output, expert_share)
 
-    def planner_for(n_cpu_moe: int) -> Planning:
-        return _best(subject, budgets, replace(request, n_cpu_moe=n_cpu_moe), host_bytes, current)
+    @cache
+    def scale_for(n_cpu_moe: int) -> Scale:
+        return prepared(subject, budgets, replace(request, n_cpu_moe=n_cpu_moe), host_bytes)
 
-    planner = planner_for(request.n_cpu_moe)
-    found = planner.decide(current)
-    if request.n_gpu_layers == "auto" and not request.n_cpu_moe and found.n_gpu_layers < planner.top:
-        apart = _experts_apart(planner, found.n_gpu_layers, planner_for)
-        if apart is not None:
-            planner, why = apart
-            found = planner.decide(current)
-            found = replace(found, advice=(why, *found.advice))
-    found = replace(found, advice=(*found.advice, *planner.size_advice(found)))
-    return replace(found, table=planner.table()) if table else found
+    def planning(strategy: Strategy, n_cpu_moe: int = request.n_cpu_moe) -> Planning:
+        wanted = replace(request, strategy=strategy, n_cpu_moe=n_cpu_moe)
+        return Planning(scale_for(n_cpu_moe), wanted, current)
 
-
-def _best(
-    subject: Subject,
-    budgets: Sequence[Budget],
-    request: PlacementRequest,
-    host_bytes: int | None,
-    current: Placement | None,
-) -> Planning:
-    """The planner for the strategy that was asked for; for `best`, the one that keeps most reads on the devices."""
-    if request.strategy is not Strategy.BEST:
-        return Planning(subject, budgets, request, host_bytes)
-    strategies = (Strategy.FIRST, Strategy.LAST, Strategy.ENDS)
-    planners = [Planning(subject, budgets, replace(request, strategy=each), host_bytes) for each in strategies]
-
-    def worth(planner: Planning) -> tuple[bool, int]:
-        found = planner.decide(current)
-        return found.fits, planner.reads_on_devices(found)
-
-    return max(planners, key=worth)
+    strategies = _BEST_OF if request.strategy is Strategy.BEST else (request.strategy,)
+    settled = [_with_experts_apart(partial(planning, strategy)) for strategy in strategies]
+    chosen, why = max(settled, key=lambda one: one[0].worth(one[0].assignment))
+    found = chosen.decided
+    found = replace(found, advice=(*why, *found.advice, *chosen.size_advice()))
+    if not table:
+        return found
+    return replace(found, table=_table([planning(strategy, chosen.request.n_cpu_moe) for strategy in strategies]))
 
 
-def _experts_apart(planner: Planning, n: int, planner_for: Callable[[int], Planning]) -> tuple[Planning, Advice] | None:
-    """A planner that keeps the experts of as few blocks as possible on the host, where that brings in more layers."""
-    n_blocks = len(planner.blocks)
-    if not planner.usable or not planner.subject.has_experts:
-        return None
-    most = planner_for(n_blocks).largest_n() or 0
+def _with_experts_apart(planning: Callable[..., Planning]) -> tuple[Planning, tuple[Advice, ...]]:
+    """Keep the experts of as few blocks as possible on the host, where `auto` brings in more layers by that."""
+    whole = planning()
+    n, n_blocks = whole.largest_n or 0, len(whole.blocks)
+    free = whole.request.n_gpu_layers == "auto" and not whole.request.n_cpu_moe
+    if not free or n == whole.top or not whole.usable or not whole.scale.subject.has_experts:
+        return whole, ()
+    most = planning(n_blocks).largest_n or 0
     if most <= n:
-        return None
-    fewest = 1 + bisect_left(range(1, n_blocks), True, key=lambda k: (planner_for(k).largest_n() or 0) >= most)
+        return whole, ()
+    fewest = 1 + bisect_left(range(1, n_blocks), True, key=lambda n_cpu_moe: planning(n_cpu_moe).fits(most))
     message = (
-        f"the experts of the first {fewest} blocks stay on the host, so that {most} of {planner.top} layers are "
+        f"the experts of the first {fewest} blocks stay on the host, so that {most} of {whole.top} layers are "
         f"on the devices with all else; with their experts it would be {n}"
     )
-    return planner_for(fewest), Advice("experts_on_host", message)
+    return planning(fewest), (Advice("experts_on_host", message),)
+
+
+def _table(choices: Sequence[Planning]) -> tuple[Row, ...]:
+    """What every n would need, as a fresh plan by the best of these strategies."""
+    top = choices[0].top if choices[0].usable else 0
+
+    def row(n: int) -> Row:
+        rows = [planning.row(n) for planning in choices]
+        reads = [planning.scale.reads_on_devices(planning.fresh(n)) for planning in choices]
+        return max(zip(rows, reads, strict=True), key=lambda one: (one[0].fits, one[1]))[0]
+
+    return tuple(map(row, range(top + 1)))

@@ -1,15 +1,16 @@
 """One planning run: a subject, the budgets with the margin taken off, and the steps of a decision by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
 
 from app.errors import InvalidValue
-from app.model import Layer, Role
+from app.model import Layer, LayerKey, Role
 from app.placement.candidates import Scale, Subject
 from app.placement.deal import Assignment, Budget, deal, usable
 from app.placement.footprints import Footprints
 from app.placement.layout import Layout
 from app.placement.llamacpp import place, server_arguments
-from app.placement.overrides import Overrides, experts_on_host
+from app.placement.overrides import Overrides
 from app.placement.plan import Advice, Plan, Row
 from app.placement.quantizations import size_advice
 from app.placement.request import PlacementRequest, SplitMode, Strategy
@@ -19,58 +20,47 @@ from app.placement.strategies import offloaded_blocks
 
 
 class Planning:
-    """The choices for one strategy. Raises InvalidValue for what cannot be asked of the subject on these budgets."""
+    """The choices for one strategy. `current` is where the layers are now, if anywhere."""
 
-    def __init__(
-        self, subject: Subject, budgets: Sequence[Budget], request: PlacementRequest, host_bytes: int | None
-    ) -> None:
-        _check(budgets, request)
-        self.subject = subject
+    def __init__(self, scale: Scale, request: PlacementRequest, current: Placement | None) -> None:
+        self.scale = scale
         self.request = request
-        self.blocks = [layer.key for layer in subject.layers if layer.role is Role.BLOCK]
-        if request.n_cpu_moe > len(self.blocks):
-            message = f"n_cpu_moe: {request.n_cpu_moe} is not between 0 and the model's {len(self.blocks)}"
-            raise InvalidValue(message, param="n_cpu_moe")
-        self.budgets = [Budget(b.device, max(0, b.available_bytes - request.margin_bytes)) for b in budgets]
-        self.usable = usable(self.budgets, request, {})
-        experts = [experts_on_host(request.n_cpu_moe)] if request.n_cpu_moe else []
-        overrides = Overrides((*request.overrides, *experts))
-        self.footprints = Footprints(subject.layers, overrides, self._cut())
-        host_bytes = None if host_bytes is None else max(0, host_bytes - request.margin_bytes)
-        self.scale = Scale(subject, self.budgets, self.footprints, request.host, host_bytes)
-
-    def _cut(self) -> RowCut | None:
-        if self.request.split_mode is not SplitMode.ROW or not self.usable:
-            return None
-        weights = self.request.split_weights
-        if isinstance(weights, tuple):
-            shares = [weight for weight in weights if weight > 0]
-        else:
-            shares = [float(b.available_bytes) if weights == "free" else 1.0 for b in self.usable]
-        whole = shares if any(shares) else [1.0] * len(shares)
-        return RowCut(tuple(budget.device for budget in self.usable), tuple(whole))
+        self.current = current
+        self.blocks = [layer.key for layer in scale.subject.layers if layer.role is Role.BLOCK]
+        self.usable = usable(scale.budgets, request, {})
+        self.fresh = cache(self._fresh)
+        """The placement of a model that is not loaded, by n."""
 
     @property
     def top(self) -> int:
         """The most that n can be."""
         return len(self.blocks) + (self.request.strategy is Strategy.LLAMA_CPP)
 
-    def decide(self, current: Placement | None) -> Plan:
-        """The plan for the strategy of the request."""
-        n = self.checked_n()
-        largest = self.largest_n()
-        if n is None:
-            n = largest or 0
-        assignment = self.fresh(n)
-        movable = self.request.strategy is not Strategy.LLAMA_CPP and self.request.split_mode is not SplitMode.ROW
-        if current is not None and movable:
-            sticky = self.beside(n, current)
-            if self.scale.fits(sticky):
-                assignment = sticky
-                largest = max(n, largest or 0)  # what is there already may fit where a fresh plan would not
-        return self.describe(n, assignment, largest)
+    @cached_property
+    def n(self) -> int:
+        """The n that was asked for, or for `auto` the largest that fits."""
+        asked = self._checked_n()
+        return (self.largest_n or 0) if asked is None else asked
 
-    def checked_n(self) -> int | None:
+    @cached_property
+    def assignment(self) -> Assignment:
+        """Where the layers are to be: beside those that are there already if that fits, else as in a fresh plan."""
+        movable = self.request.strategy is not Strategy.LLAMA_CPP and self.request.split_mode is not SplitMode.ROW
+        if self.current is not None and movable:
+            sticky = self.beside(self.n, self.current)
+            if self.scale.fits(sticky):
+                return sticky
+        return self.fresh(self.n)
+
+    @cached_property
+    def decided(self) -> Plan:
+        """The plan for the strategy of the request."""
+        largest = self.largest_n
+        if self.n > (largest or 0) and self.scale.fits(self.assignment):
+            largest = self.n  # what is there already may fit where a fresh plan would not
+        return self.describe(self.n, self.assignment, largest)
+
+    def _checked_n(self) -> int | None:
         """The n that was asked for, or None for `auto`."""
         n = self.top if self.request.n_gpu_layers == "all" else self.request.n_gpu_layers
         if isinstance(n, str):
@@ -81,13 +71,27 @@ class Planning:
             raise InvalidValue(f"n_gpu_layers: {n} layers need a device, and there is none", param="n_gpu_layers")
         return n
 
+    def worth(self, assignment: Assignment) -> tuple[bool, int]:
+        """What makes a strategy the best: that it fits, then the bytes that one token reads from accelerators."""
+        return self.scale.fits(assignment), self.scale.reads_on_devices(assignment)
+
+    @cached_property
     def largest_n(self) -> int | None:
         """The largest n whose fresh plan fits; a plain scan from the top, for a plan by count is not monotone in n."""
         top = self.top if self.usable else 0
-        return next((n for n in range(top, -1, -1) if self.scale.fits(self.fresh(n))), None)
+        return next((n for n in range(top, -1, -1) if self.fits(n)), None)
 
-    def fresh(self, n: int) -> Assignment:
-        """The placement of a model that is not loaded."""
+    def fits(self, n: int) -> bool:
+        """Whether the fresh plan of n layers fits."""
+        return self.scale.has_room_for(self._leaving(n)) and self.scale.fits(self.fresh(n))
+
+    def _leaving(self, n: int) -> Iterable[LayerKey]:
+        """The keys of the layers that leave the host."""
+        if self.request.strategy is Strategy.LLAMA_CPP:
+            return self._as_llama_cpp(n)
+        return (layer.key for layer in self.offloaded(n))
+
+    def _fresh(self, n: int) -> Assignment:
         if self.request.strategy is Strategy.LLAMA_CPP:
             return self._as_llama_cpp(n)
         return self._dealt(self.offloaded(n), self.usable, {})
@@ -97,7 +101,7 @@ class Planning:
         layers = self.offloaded(n)
         there = {layer.key: device for layer in layers if (device := self._stays_on(layer, current))}
         held = slab_sums(slab for slab in current.slabs if there.get(slab.layer) == slab.device)
-        budgets = usable(self.budgets, self.request, held)
+        budgets = usable(self.scale.budgets, self.request, held)
         ids = {budget.device for budget in budgets}
         return self._dealt(layers, budgets, {key: device for key, device in there.items() if device in ids})
 
@@ -106,7 +110,7 @@ class Planning:
         if n == 0:
             return []
         chosen = {self.blocks[index] for index in offloaded_blocks(self.request.strategy, n, len(self.blocks))}
-        return [layer for layer in self.subject.layers if layer.role is not Role.BLOCK or layer.key in chosen]
+        return [layer for layer in self.scale.subject.layers if layer.role is not Role.BLOCK or layer.key in chosen]
 
     def describe(self, n: int, assignment: Assignment, largest: int | None) -> Plan:
         """The plan of an assignment, with its numbers."""
@@ -125,25 +129,20 @@ class Planning:
             llama_server_args=arguments,
         )
 
-    def table(self) -> tuple[Row, ...]:
-        """What every choice of n would need, as a fresh plan."""
-        top = self.top if self.usable else 0
-        rows = [self.scale.rows(self.fresh(n)) for n in range(top + 1)]
-        return tuple(Row(n, all(device.fits for device in devices), devices) for n, devices in enumerate(rows))
+    def row(self, n: int) -> Row:
+        """What n layers would need, as a fresh plan."""
+        devices = self.scale.rows(self.fresh(n))
+        return Row(n, all(device.fits for device in devices), devices)
 
-    def size_advice(self, found: Plan) -> tuple[Advice, ...]:
+    def size_advice(self) -> tuple[Advice, ...]:
         """What of this model, in which quantisation, the devices are good for."""
         if not self.usable:
             return ()
         whole = self.scale.weigh(self.fresh(self.top))
         room = sum(b.available_bytes - whole.context[b.device] - whole.compute[b.device] for b in self.usable)
-        largest = found.largest_n_gpu_layers or 0
-        layers, output = self.subject.layers, self.subject.output
+        largest = self.decided.largest_n_gpu_layers or 0
+        layers, output = self.scale.subject.layers, self.scale.subject.output
         return size_advice(layers, output, room_bytes=max(0, room), n_gpu_layers=largest, top=self.top)
-
-    def reads_on_devices(self, found: Plan) -> int:
-        """Bytes that one token reads from accelerators under a plan."""
-        return sum(self.subject.read_bytes(part) for slab in found.placement.slabs for part in slab.slices)
 
     def _dealt(self, layers: Sequence[Layer], budgets: Sequence[Budget], kept: Assignment) -> Assignment:
         """Deal by what a layer brings with it: its slab, and its cache; what is fixed on a device is not room."""
@@ -151,10 +150,9 @@ class Planning:
             return {}
         if self.request.split_mode is SplitMode.ROW:
             return {layer.key: budgets[0].device for layer in layers}
-        brought = {layer.key: self.scale.brought_bytes(layer) for layer in layers}
-        fixed = self.scale.fixed_bytes()
+        brought, fixed = self.scale.brought_bytes, self.scale.fixed_bytes
         dealt = deal(layers, brought, _less(budgets, fixed), self.request, kept)
-        if self.subject.needs is None:
+        if self.scale.subject.needs is None:
             return dealt
         # What a graph holds depends on the placement, and the placement on the room that it leaves: once more.
         taken = self.scale.weigh(dealt).compute
@@ -166,7 +164,7 @@ class Planning:
         held = [slab for slab in current.slabs if slab.layer == layer.key]
         buffered = self.scale.buffered
         for device in dict.fromkeys(slab.device for slab in held if slab.device != HOST):
-            if self.footprints.slabs(layer.key, device, buffered=buffered) == held:
+            if self.scale.footprints.slabs(layer.key, device, buffered=buffered) == held:
                 return device
         return None
 
@@ -174,7 +172,7 @@ class Planning:
         """llama.cpp's own dealing; its weights are prefix sums over the units, the output among them."""
         weights = self.request.split_weights
         if isinstance(weights, tuple):
-            budgets, shares = self.budgets, [float(weight) for weight in weights]
+            budgets, shares = self.scale.budgets, [float(weight) for weight in weights]
         else:
             budgets = self.usable
             shares = [float(b.available_bytes) if weights == "free" else 1.0 for b in budgets]
@@ -184,13 +182,45 @@ class Planning:
     def _as_llama_cpp(self, n: int) -> Assignment:
         layout = self._layout(n)
         places = {**dict(zip(self.blocks, layout.blocks, strict=True)), "output": layout.output}
-        keys = {layer.key for layer in self.subject.layers}
+        keys = {layer.key for layer in self.scale.subject.layers}
         return {key: device for key, device in places.items() if device != HOST and key in keys}
 
     def _server_arguments(self, n: int) -> tuple[str, ...] | None:
         if self.request.strategy is not Strategy.LLAMA_CPP:
             return None
         return server_arguments(self._layout(n), self.request.overrides, self.request.n_cpu_moe, self.request.context)
+
+
+def prepared(subject: Subject, budgets: Sequence[Budget], request: PlacementRequest, host_bytes: int | None) -> Scale:
+    """Take the margin off the budgets, and put every tensor that is placed apart where it goes, for any strategy.
+
+    Raises InvalidValue for what cannot be asked of the subject on these budgets.
+    """
+    _check(budgets, request)
+    n_blocks = sum(layer.role is Role.BLOCK for layer in subject.layers)
+    if request.n_cpu_moe > n_blocks:
+        message = f"n_cpu_moe: {request.n_cpu_moe} is not between 0 and the model's {n_blocks}"
+        raise InvalidValue(message, param="n_cpu_moe")
+    margin = request.margin_bytes
+    budgets = [Budget(budget.device, max(0, budget.available_bytes - margin)) for budget in budgets]
+    overrides = Overrides(request.overrides, request.n_cpu_moe)
+    footprints = Footprints(subject.layers, overrides, _cut(budgets, request))
+    return Scale(
+        subject, budgets, footprints, request.host, None if host_bytes is None else max(0, host_bytes - margin)
+    )
+
+
+def _cut(budgets: Sequence[Budget], request: PlacementRequest) -> RowCut | None:
+    used = usable(budgets, request, {})
+    if request.split_mode is not SplitMode.ROW or not used:
+        return None
+    weights = request.split_weights
+    if isinstance(weights, tuple):
+        shares = [weight for weight in weights if weight > 0]
+    else:
+        shares = [float(budget.available_bytes) if weights == "free" else 1.0 for budget in used]
+    whole = shares if any(shares) else [1.0] * len(shares)
+    return RowCut(tuple(budget.device for budget in used), tuple(whole))
 
 
 def _check(budgets: Sequence[Budget], request: PlacementRequest) -> None:

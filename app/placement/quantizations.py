@@ -6,6 +6,7 @@ llama-quant.cpp; its finer rules for single architectures are left out: a real f
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from app.gguf import GGMLType, tensor_bytes
@@ -52,6 +53,7 @@ def estimated_bytes(layers: Iterable[Layer], output: Tensor | None, quantization
     """The tensors' bytes in this quantisation; what is no matrix, and a router, stays as it is."""
     layers = tuple(layers)
     n_layer = sum(layer.role is Role.BLOCK for layer in layers)
+    logits = output.name if output else None
     total = 0
     for layer in layers:
         for tensor in layer.tensors:
@@ -59,11 +61,11 @@ def estimated_bytes(layers: Iterable[Layer], output: Tensor | None, quantization
                 total += tensor.nbytes
                 continue
             wanted = quantization.base
-            if tensor == output:
+            if tensor.name == logits:
                 wanted = quantization.output
             elif isinstance(layer.key, int) and tensor.name.endswith(_SENSITIVE) and _more_bits(layer.key, n_layer):
                 wanted = quantization.more
-            total += tensor_bytes(_divided(wanted, tensor.dimensions[0]), tensor.dimensions)
+            total += _matrix_bytes(wanted, tensor.dimensions)
     return total
 
 
@@ -105,6 +107,11 @@ def _more_bits(block: int, n_layer: int) -> bool:
     """The first and the last eighth of the blocks, and every third between (use_more_bits, llama-quant.cpp)."""
     eighth = n_layer // 8
     return block < eighth or block >= 7 * n_layer // 8 or (block - eighth) % 3 == 2
+
+
+@lru_cache(maxsize=4096)
+def _matrix_bytes(wanted: GGMLType, dimensions: tuple[int, ...]) -> int:
+    return tensor_bytes(_divided(wanted, dimensions[0]), dimensions)
 
 
 def _divided(wanted: GGMLType, row: int) -> GGMLType:

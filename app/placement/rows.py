@@ -1,8 +1,9 @@
 """Row split: each matrix cut across the devices by rows, in proportion; the rest on the first device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 from app.model import Tensor
@@ -26,10 +27,12 @@ class RowCut:
             yield self.devices[0], Part(tensor, 0, tensor.nbytes)
             return
         row_bytes = tensor.nbytes // rows
-        for device, (start, stop) in zip(self.devices, pairwise(self._stops(rows)), strict=True):
+        for device, (start, stop) in zip(self.devices, pairwise(_stops(self.shares, rows)), strict=True):
             if stop > start:
                 yield device, Part(tensor, start * row_bytes, (stop - start) * row_bytes)
 
-    def _stops(self, rows: int) -> Sequence[int]:
-        sums = list(accumulate((Fraction(repr(share)) for share in self.shares), initial=Fraction(0)))
-        return [int(rows * upto / sums[-1]) for upto in sums]
+
+@lru_cache(maxsize=256)
+def _stops(shares: tuple[float, ...], rows: int) -> list[int]:
+    sums = list(accumulate((Fraction(repr(share)) for share in shares), initial=Fraction(0)))
+    return [int(rows * upto / sums[-1]) for upto in sums]

@@ -1,14 +1,18 @@
 """llama.cpp's placement: the last layers first, the output before them, runs dealt out in 32-bit floats."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidValue
-from app.placement.context import ContextRequest
+from app.model import Model, Tensor
+from app.placement import Budget, ContextRequest, Override, PlacementRequest, Plan, Strategy, output_matrix, plan
 from app.placement.layout import Layout
-from app.placement.llamacpp import place, server_arguments, tensor_devices, tied_copy, weights_bytes, with_overrides
-from app.placement.overrides import Override, Overrides, experts_on_host
+from app.placement.llamacpp import place, server_arguments
+from app.placement.overrides import Overrides
 from benchmarks.oracle import parse_arguments
 from tests.placement.models import small_model
 
@@ -76,28 +80,44 @@ def test_counts_deal_out_the_same_again(n_layer: int, n: int, dealt: list[float]
     assert not any(units) or place(n_layer, n, devices, units) == layout
 
 
+def planned(model: Model, n: int, gpus: Sequence[str] = GPUS, **asked: Any) -> Plan:
+    """Plan n of a model's units on roomy devices, equally."""
+    request = PlacementRequest(n, Strategy.LLAMA_CPP, split_weights="equal", **asked)
+    return plan(model.layers, [Budget(id_, 1 << 30) for id_ in gpus], request, output=output_matrix(model))
+
+
+def weights(found: Plan) -> dict[str, int]:
+    """Weights by device."""
+    return {device.id: device.weights_bytes for device in found.devices}
+
+
+def homes(found: Plan, model: Model) -> dict[str, str]:
+    """Where each tensor is."""
+    devices = {tensor.name: found.placement.tensor_devices(tensor) for tensor in model.tensors}
+    assert all(len(held) == 1 for held in devices.values())
+    return {name: next(iter(held)) for name, held in devices.items()}
+
+
 def test_a_tied_output_is_a_copy_on_its_device() -> None:
     """The embedding stays on the host and counts once more where the output is; once if that is the host too."""
     model, _ = small_model(tied=True)
     embedding = model.tensors_by_name["token_embd.weight"]
-    sums = {}
-    for n in (0, 1):
-        layout = place(4, n, ["cuda:0"], [1])
-        homes = tensor_devices(model, layout, Overrides())
-        sums[n] = weights_bytes(model, layout, homes)
-        assert homes[embedding.name] == "cpu"
-        assert tied_copy(model, layout, homes) == (embedding if n else None)
+    none, one = (planned(model, n, ["cuda:0"]) for n in (0, 1))
 
-    assert sums[0] == {"cpu": model.size_bytes, "cuda:0": 0}
-    assert sums[1] == {"cpu": model.size_bytes - 4 * 64, "cuda:0": embedding.nbytes + 4 * 64}
+    assert homes(none, model)[embedding.name] == homes(one, model)[embedding.name] == "cpu"
+    assert weights(none) == {"cuda:0": 0, "cpu": model.size_bytes}
+    assert weights(one) == {"cuda:0": embedding.nbytes + 4 * 64, "cpu": model.size_bytes - 4 * 64}
+    assert [part.tensor.name for slab in one.placement.slabs for part in slab.slices] == [
+        "output_norm.weight",
+        embedding.name,
+    ]
 
 
 def test_an_output_of_its_own_is_no_copy() -> None:
     """Weights add up to the model's; the input is on the host although all layers are not."""
     model, _ = small_model()
-    layout = place(4, 5, GPUS, [1, 1])
 
-    sums = weights_bytes(model, layout, tensor_devices(model, layout, Overrides()))
+    sums = weights(planned(model, 5))
 
     assert sum(sums.values()) == model.size_bytes
     assert sums["cpu"] == model.tensors_by_name["token_embd.weight"].nbytes
@@ -106,43 +126,39 @@ def test_an_output_of_its_own_is_no_copy() -> None:
 def test_the_first_override_found_decides() -> None:
     """Patterns are searched for, in order; what none finds stays with its layer."""
     model, _ = small_model()
-    layout = place(4, 5, GPUS, [1, 1])
-    overrides = Overrides([Override(r"blk\.0\.attn", "cuda:1"), Override("attn", "cpu"), Override("blk", "cuda:0")])
+    overrides = (Override(r"blk\.0\.attn", "cuda:1"), Override("attn", "cpu"), Override("blk", "cuda:0"))
 
-    homes = tensor_devices(model, layout, overrides)
+    found = homes(planned(model, 5, overrides=overrides), model)
 
-    assert homes["blk.0.attn_q.weight"] == "cuda:1"
-    assert homes["blk.1.attn_q.weight"] == "cpu"
-    assert homes["blk.3.ffn_up.weight"] == "cuda:0"
-    assert homes["output.weight"] == layout.output
+    assert found["blk.0.attn_q.weight"] == "cuda:1"
+    assert found["blk.1.attn_q.weight"] == "cpu"
+    assert found["blk.3.ffn_up.weight"] == "cuda:0"
+    assert found["output.weight"] == "cuda:1"
 
 
-def test_a_tied_embedding_s_override_holds_for_its_copy() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda:0", "cuda:1"])
+def test_a_tied_embedding_s_override_holds_for_its_copy(device: str) -> None:
     """Both have one name, so that one pattern finds both and no second copy is made."""
     model, _ = small_model(tied=True)
-    layout = place(4, 5, ["cuda:0"], [1])
-    overrides = Overrides([Override("token_embd", "cpu")])
-    homes = tensor_devices(model, layout, overrides)
 
-    assert tied_copy(model, with_overrides(model, layout, overrides), homes) is None
-    assert homes["output_norm.weight"] == "cuda:0"
+    found = planned(model, 5, overrides=(Override("token_embd", device),))
+
+    assert sum(weights(found).values()) == model.size_bytes
+    assert homes(found, model)["token_embd.weight"] == device
+    assert homes(found, model)["output_norm.weight"] == "cuda:1"
 
 
-@pytest.mark.parametrize(("n", "expected"), [(None, "cccc"), (3, "cccg"), (4, "cccc")])
-def test_experts_may_stay_on_the_host(n: int | None, expected: str) -> None:
+@pytest.mark.parametrize(("n", "expected"), [(0, "gggg"), (3, "cccg"), (4, "cccc")])
+def test_experts_may_stay_on_the_host(n: int, expected: str) -> None:
     """The experts of the first blocks, or of all; attention stays where its block is."""
     model, _ = small_model(n_expert=8)
-    layout = place(4, 5, ["cuda:0"], [1])
-    overrides = Overrides([experts_on_host(n)])
 
-    homes = tensor_devices(model, layout, overrides)
-    moved = with_overrides(model, layout, overrides)
+    found = homes(planned(model, 5, ["cuda:0"], n_cpu_moe=n), model)
 
     for block, letter in enumerate(expected):
-        assert (homes[f"blk.{block}.ffn_up_exps.weight"] == "cpu") == (letter == "c")
-        assert (moved.feed_forward[block] == "cpu") == (letter == "c")
-        assert homes[f"blk.{block}.attn_q.weight"] == "cuda:0"
-    assert moved.blocks == layout.blocks
+        for part in ("up", "down", "gate"):
+            assert (found[f"blk.{block}.ffn_{part}_exps.weight"] == "cpu") == (letter == "c")
+        assert found[f"blk.{block}.attn_q.weight"] == found[f"blk.{block}.ffn_gate_inp.weight"] == "cuda:0"
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?=x)", "a{1001}{1001}", "\ud800", "[z-a]", r"\1"])
@@ -156,7 +172,10 @@ def test_what_is_no_pattern_is_refused_by_its_index(pattern: str) -> None:
 
 def test_no_pattern_can_hang() -> None:
     """A pattern that takes a backtracking engine for ever is over at once."""
-    assert Overrides([Override(r"(a+)+(a+)+(a+)+$", "cpu")]).device_of("a" * 10_000 + "!") is None
+    name = "a" * 10_000 + "!"
+    tensor = Tensor(name, "I8", (1,), parameters=1, nbytes=1, file=0, offset=0, layer=0)
+
+    assert Overrides([Override(r"(a+)+(a+)+(a+)+$", "cpu")]).device_of(tensor) is None
 
 
 def test_the_arguments_say_all_of_it() -> None:
@@ -199,10 +218,11 @@ def test_arguments_read_back_are_the_same_request(
     printed = server_arguments(layout, overrides, n_cpu_moe, context)
 
     assert printed is not None
-    back = parse_arguments(printed, devices)
-    assert back.context == context
-    assert back.overrides == overrides + ((experts_on_host(n_cpu_moe),) if n_cpu_moe else ())
-    assert place(32, back.n_gpu_layers, devices, back.weights) == layout
+    back = parse_arguments(printed, devices, 32)
+    assert (back.context, back.overrides, back.n_cpu_moe) == (context, overrides, n_cpu_moe)
+    dealt = back.split_weights if isinstance(back.split_weights, tuple) else [1] * len(devices)
+    assert place(32, n, devices, dealt) == layout
+    assert back.n_gpu_layers == min(n, 33)
 
 
 @pytest.mark.parametrize("pattern", ["a,b", "a{1,2}", "a=b"])

@@ -10,9 +10,8 @@ from app.model.caches import LayerCache
 from app.placement.activations import output_matrix
 from app.placement.context import ContextRequest
 from app.placement.layout import Layout
-from app.placement.llamacpp import place, with_overrides
+from app.placement.llamacpp import place
 from app.placement.memory import Needs, compute_bytes, context_bytes, model_needs
-from app.placement.overrides import Overrides, experts_on_host
 from tests.placement.models import small_model
 
 GPUS = ("sim:0", "sim:1")
@@ -125,7 +124,7 @@ def test_experts_on_the_host_are_computed_there() -> None:
     layout = place(4, 5, ["sim:0"], [1])
 
     before = compute_bytes(asked, layout)
-    after = compute_bytes(asked, with_overrides(model, layout, Overrides([experts_on_host()])))
+    after = compute_bytes(asked, replace(layout, experts=("cpu",) * 4, overridden=True))
 
     assert after["sim:0"] < before["sim:0"]
     assert after["cpu"] > before["cpu"]
