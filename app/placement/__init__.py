@@ -22,7 +22,7 @@ from app.placement.context import ContextRequest
 from app.placement.deal import Budget
 from app.placement.memory import model_needs
 from app.placement.moves import MoveMode, Moves, Step, claims, moves
-from app.placement.overrides import Override
+from app.placement.overrides import Override, Overrides
 from app.placement.plan import Advice, DevicePlan, LayerPlan, Plan, Row
 from app.placement.planner import plan
 from app.placement.request import HostMode, PlacementRequest, SplitMode, Strategy
@@ -40,6 +40,7 @@ __all__ = [
     "MoveMode",
     "Moves",
     "Override",
+    "Overrides",
     "Placement",
     "PlacementRequest",
     "Plan",

@@ -32,12 +32,7 @@ class Footprints:
 
     def __init__(self, layers: Sequence[Layer], overrides: Overrides, cut: RowCut | None) -> None:
         self._layers = {layer.key: layer for layer in layers}
-        self._overridden = {
-            tensor.name: device
-            for layer in (layers if overrides else ())
-            for tensor in layer.tensors
-            if (device := overrides.device_of(tensor))
-        }
+        self._overridden = overrides.devices_of([tensor for layer in layers for tensor in layer.tensors])
         self._cut = cut
         self._networks = self._overridden_networks()
         self.overrides = bool(self._overridden)

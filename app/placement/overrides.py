@@ -1,8 +1,9 @@
 """Overrides: single tensors placed apart from their layer, by patterns on their names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import re2
@@ -24,28 +25,31 @@ class Override:
 
 
 class Overrides:
-    """What single tensors are placed by: a list of overrides, after it the experts of the first blocks on the host.
-
-    Raises InvalidValue, the index in its `param`, for what is no pattern.
-    """
+    """What single tensors are placed by: a list of overrides, after it the experts of the first blocks on the host."""
 
     def __init__(self, overrides: Sequence[Override] = (), n_cpu_moe: int = 0) -> None:
-        self._rules = [
-            (_compiled(override.pattern, f"overrides[{index}].pattern"), override.device)
-            for index, override in enumerate(overrides)
-        ]
+        self._overrides = tuple(overrides)
         self._n_cpu_moe = n_cpu_moe
 
-    def __bool__(self) -> bool:
-        return bool(self._rules or self._n_cpu_moe)
+    def devices_of(self, tensors: Sequence[Tensor]) -> dict[str, str]:
+        """By name, the devices of those tensors that are placed apart: by the first override found in the name.
 
-    def device_of(self, tensor: Tensor) -> str | None:
-        """The device of the first override whose pattern is found in the name; None where none is."""
-        for pattern, device in self._rules:
-            if pattern.search(tensor.name):
-                return device
-        expert = isinstance(tensor.layer, int) and tensor.layer < self._n_cpu_moe and _EXPERTS.search(tensor.name)
-        return HOST if expert else None
+        Raises InvalidValue, the index in its `param`, for what is no pattern. Slow for many patterns that are meant
+        ill, the first time: look once where that keeps nobody waiting.
+        """
+        found = dict(_found(self._overrides, tuple(tensor.name for tensor in tensors)))
+        for tensor in tensors if self._n_cpu_moe else ():
+            expert = isinstance(tensor.layer, int) and tensor.layer < self._n_cpu_moe and _EXPERTS.search(tensor.name)
+            if expert:
+                found.setdefault(tensor.name, HOST)
+        return found
+
+
+@lru_cache(maxsize=32)
+def _found(overrides: tuple[Override, ...], names: tuple[str, ...]) -> Mapping[str, str]:
+    rules = [(_compiled(o.pattern, f"overrides[{index}].pattern"), o.device) for index, o in enumerate(overrides)]
+    first = {name: next((device for pattern, device in rules if pattern.search(name)), None) for name in names}
+    return {name: device for name, device in first.items() if device is not None}
 
 
 def _compiled(pattern: str, param: str) -> Any:

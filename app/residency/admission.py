@@ -1,11 +1,12 @@
 """May this model be loaded, and where would it go? Looks at everything, changes nothing."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
 from app.devices import Device, DeviceKind
 from app.errors import InvalidModel, InvalidValue, UnknownDevice
-from app.placement import HOST, Override, PlacementRequest, moves
+from app.placement import HOST, Override, Overrides, PlacementRequest, Plan, moves
 from app.residency.ledger import Ledger
 from app.residency.library import Library
 from app.residency.memory import Memory
@@ -67,14 +68,29 @@ class Admission:
         )
         return replace(request, devices=tuple(ids) if request.devices is not None else None, overrides=overrides)
 
-    def decide(
-        self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False, table: bool = False
-    ) -> Decision:
+    async def rehearse(self, entry: Entry, request: PlacementRequest) -> None:
+        """Match overrides on a thread; what is found is remembered, so that deciding is quick, whatever they are.
+
+        Raises InvalidValue for what is no pattern.
+        """
+        if request.overrides:
+            tensors = [tensor for layer in entry.require_model().layers for tensor in layer.tensors]
+            await asyncio.to_thread(Overrides(request.overrides).devices_of, tensors)
+
+    async def plan(self, entry: Entry, request: PlacementRequest, *, table: bool) -> Plan:
+        """What `decide` would decide now, worked out on a thread: a table takes its time."""
+        resident = self._residents.get(entry.id)
+        current = resident.current.placement if resident else None
+        model, room = entry.require_model(), self._room(entry.id)
+        decision = await asyncio.to_thread(reconcile, model, request, current, room, table=table)
+        return decision.plan
+
+    def decide(self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False) -> Decision:
         """Where the model would go from where it is, and how; a plan that does not fit has no moves."""
         resident = self._residents.get(entry.id)
         current = resident.current.placement if resident else None
         model = entry.require_model()
-        return reconcile(model, request, current, self._room(entry.id), rebalance=rebalance, table=table)
+        return reconcile(model, request, current, self._room(entry.id), rebalance=rebalance)
 
     def decide_again(self, entry: Entry, wish: Wish) -> Decision:
         """Where a model that an earlier process had goes: to where it was, or, where that cannot be, to a new place."""

@@ -108,7 +108,7 @@ class Loadmaster:
         """What `load` would do, without doing it; a plan that does not fit is returned, not raised."""
         await self.memory.ask()
         entry = self._admission.loadable(model, allow_unknown=allow_unknown)
-        return self._admission.decide(entry, self._admission.resolved(request), table=table).plan
+        return await self._admission.plan(entry, self._admission.resolved(request), table=table)
 
     async def load(
         self, model: str, request: PlacementRequest, *, rebalance: bool = False, allow_unknown: bool = False
@@ -118,9 +118,11 @@ class Loadmaster:
         Where it is so already, the job has ended. Raises ModelNotFound, InvalidModel, ModelBusy, InvalidValue,
         UnknownDevice or DoesNotFit, with nothing begun.
         """
-        await self.memory.ask()
         entry = self._admission.loadable(model, allow_unknown=allow_unknown)
-        return await self._place(entry, self._admission.resolved(request), rebalance=rebalance)
+        request = self._admission.resolved(request)
+        await self._admission.rehearse(entry, request)
+        await self.memory.ask()
+        return await self._place(entry, request, rebalance=rebalance)
 
     async def offload(
         self,
@@ -134,8 +136,9 @@ class Loadmaster:
 
         Raises NotLoaded, StaleGeneration where `generation` is not the current one, or what `load` raises.
         """
-        await self.memory.ask()
         entry = self._admission.loadable(model, allow_unknown=True)
+        await self._admission.rehearse(entry, changed(PlacementRequest()))
+        await self.memory.ask()
         resident = self._residents.get(model)
         active = self.jobs.active(model)
         if resident is None:

@@ -165,7 +165,7 @@ def test_experts_may_stay_on_the_host(n: int, expected: str) -> None:
 def test_what_is_no_pattern_is_refused_by_its_index(pattern: str) -> None:
     """RE2 has neither look-ahead nor references; the error says which override is at fault."""
     with pytest.raises(InvalidValue) as refused:
-        Overrides([Override("fine", "cpu"), Override(pattern, "cpu")])
+        Overrides([Override("fine", "cpu"), Override(pattern, "cpu")]).devices_of([])
 
     assert refused.value.param == "overrides[1].pattern"
 
@@ -175,7 +175,7 @@ def test_no_pattern_can_hang() -> None:
     name = "a" * 10_000 + "!"
     tensor = Tensor(name, "I8", (1,), parameters=1, nbytes=1, file=0, offset=0, layer=0)
 
-    assert Overrides([Override(r"(a+)+(a+)+(a+)+$", "cpu")]).device_of(tensor) is None
+    assert Overrides([Override(r"(a+)+(a+)+(a+)+$", "cpu")]).devices_of([tensor]) == {}
 
 
 def test_the_arguments_say_all_of_it() -> None:
