@@ -129,8 +129,14 @@ class Scale:
 
     @cached_property
     def brought_bytes(self) -> dict[LayerKey, int]:
-        """What each layer brings to the device that it is dealt to: its own slab, and its part of the context."""
-        brought: dict[LayerKey, int] = {key: each.along.slab for key, each in self.footprints.away.items()}
+        """What each layer brings to the devices when it leaves the host: its slabs, and its part of the context.
+
+        What overrides put there wherever the layer goes is not among it.
+        """
+        brought: dict[LayerKey, int] = {
+            key: away.along.slab + away.fixed_slabs - self.footprints.home[key].fixed_slabs
+            for key, away in self.footprints.away.items()
+        }
         needs = self.subject.needs
         if needs and needs.kv_offload:
             for number, nbytes in enumerate(needs.layers):

@@ -26,6 +26,11 @@ class Footprint(NamedTuple):
     along: Need
     fixed: Mapping[str, Need]
 
+    @property
+    def fixed_slabs(self) -> int:
+        """Slab bytes on those other devices, the host left out."""
+        return sum(need.slab for holder, need in self.fixed.items() if holder != HOST)
+
 
 class Footprints:
     """The layers' tensors by device: an override goes first, then a cut by rows, then the layer's own device."""

@@ -25,7 +25,9 @@ def place(n_layer: int, n_gpu_layers: int, devices: Sequence[str], weights: Sequ
     units = min(n_gpu_layers, n_layer + 1) if devices else 0
     places = [HOST] * (n_layer + 1 - units)
     if units:
-        ends = np.cumsum(np.asarray(weights, np.float32), dtype=np.float32)
+        # By a power of two, which changes no rounding, so that 32 bits can hold the largest weight, whatever it is.
+        scaled = np.ldexp(np.asarray(weights, np.float64), -np.frexp(max(weights))[1])
+        ends = np.cumsum(scaled.astype(np.float32), dtype=np.float32)
         starts = np.arange(units, dtype=np.float32) / np.float32(units)
         indices = np.searchsorted(ends / ends[-1], starts, side="right")
         places += [devices[index] for index in indices]

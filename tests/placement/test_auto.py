@@ -22,7 +22,7 @@ def offloaded(layers: Sequence[Layer], strategy: Strategy, n: int) -> list[Layer
                 return index < n
             case Strategy.LAST:
                 return n_layer - index <= n
-            case Strategy.ENDS:
+            case _:
                 return index < (n + 1) // 2 or n_layer - index <= n // 2
 
     return [layer for layer in layers if n and (not isinstance(layer.key, int) or chosen(layer.key))]
