@@ -19,7 +19,7 @@
     │   ├── StaleGeneration         generation, expected
     │   └── FileChanged             file
     ├── NotFound                    a job, a tensor, a metadata key
-    ├── DoesNotFit                  device, required_bytes, available_bytes, largest_n_gpu_layers
+    ├── DoesNotFit                  device, required_bytes, available_bytes, largest_n_gpu_layers, pinned, in_use, idle
     ├── DeviceError                 device
     │   ├── DeviceUnavailable
     │   ├── OutOfDeviceMemory       requested_bytes, free_bytes; also a MemoryError
@@ -30,6 +30,7 @@
     └── Unavailable                 not now: starting or stopping
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 Fact = int | float | str | bool | list[str] | None
@@ -213,7 +214,10 @@ class FileChanged(ModelError):
 
 
 class DoesNotFit(LoadmasterError):
-    """A placement needs more than a device has. All in bytes; `largest_n_gpu_layers` is None where nothing fits."""
+    """A placement needs more than a device has. All in bytes; `largest_n_gpu_layers` is None where nothing fits.
+
+    `pinned`, `in_use` and `idle` are the ids of other models that hold some of the device, and were not evicted.
+    """
 
     code = "does_not_fit"
 
@@ -224,15 +228,25 @@ class DoesNotFit(LoadmasterError):
         required_bytes: int,
         available_bytes: int,
         largest_n_gpu_layers: int | None,
+        pinned: Sequence[str] = (),
+        in_use: Sequence[str] = (),
+        idle: Sequence[str] = (),
     ) -> None:
         largest = "nothing would" if largest_n_gpu_layers is None else f"n_gpu_layers {largest_n_gpu_layers} would"
+        others = {"pinned": pinned, "in use": in_use, "idle, but not evicted": idle}
+        there = "; ".join(f"{why}: {', '.join(models)}" for why, models in others.items() if models)
+        all_pinned = "all models there are " if pinned and not in_use and not idle else ""
         super().__init__(
-            f"does not fit: {device} needs {required_bytes} bytes and has {available_bytes}; {largest}",
+            f"does not fit: {device} needs {required_bytes} bytes and has {available_bytes}; {largest}"
+            + (f"; {all_pinned}{there}" if there else ""),
             param="n_gpu_layers",
             device=device,
             required_bytes=required_bytes,
             available_bytes=available_bytes,
             largest_n_gpu_layers=largest_n_gpu_layers,
+            pinned=list(pinned),
+            in_use=list(in_use),
+            idle=list(idle),
         )
         self.device = device
         self.required_bytes = required_bytes

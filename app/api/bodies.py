@@ -16,8 +16,11 @@ from pydantic import (
 
 from app.errors import InvalidValue
 from app.placement import ContextRequest, HostMode, Override, PlacementRequest, SplitMode, Strategy
+from app.residency.eviction import Evict
+from app.residency.wishes import Retention
 
 MAX_INTEGER = 2**63 - 1
+MAX_SECONDS = 10**9  # some thirty years
 
 
 def _n_gpu_layers(value: object) -> object:
@@ -49,6 +52,32 @@ Weights = Annotated[
     WithJsonSchema(
         {"anyOf": [{"enum": ["free", "equal"]}, {"type": "array", "items": {"type": "number", "minimum": 0}}]}
     ),
+]
+
+
+def _keep_alive(value: object) -> object:
+    if isinstance(value, int | float) and type(value) is not bool and (value == -1 or 0 <= value <= MAX_SECONDS):
+        return value
+    raise ValueError(f"must be -1 or a number of seconds from 0 to {MAX_SECONDS}")
+
+
+KeepAlive = Annotated[
+    float,
+    PlainValidator(_keep_alive),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": MAX_SECONDS}, {"const": -1}]}),
+]
+
+
+def _eviction(value: object) -> object:
+    if value == "layers" or type(value) is bool:
+        return value
+    raise ValueError('must be true, false or "layers"')
+
+
+Eviction = Annotated[
+    bool | Literal["layers"],
+    PlainValidator(_eviction),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "layers"}]}),
 ]
 
 
@@ -111,6 +140,7 @@ class PlacementBody(BaseModel):
                 {"n_gpu_layers": "auto", "strategy": "ends", "split": {"mode": "layer", "weights": "equal"}},
                 {"strategy": "llama.cpp", "context": {"n_ctx": 4096, "cache_type_k": "q8_0"}, "n_cpu_moe": 4},
                 {"n_gpu_layers": "all", "devices": ["sim:1"], "margin_bytes": 1048576, "wait": True},
+                {"n_gpu_layers": "all", "evict": "layers", "pinned": True, "keep_alive": 300},
             ]
         },
     )
@@ -140,6 +170,15 @@ class PlacementBody(BaseModel):
         default=None, description="What an engine will need beside the weights: planned for, and shown."
     )
     rebalance: StrictBool = Field(default=False, description="Deal all layers out anew instead of moving few.")
+    evict: Eviction = Field(
+        default=True,
+        description="What idle models do where this does not fit otherwise, the least recently used first: `true`, as "
+        'few as needed are unloaded; `"layers"`, they stay loaded and take layers off devices; `false`, nothing.',
+    )
+    pinned: StrictBool = Field(default=False, description="Never evicted to make room for another model.")
+    keep_alive: KeepAlive = Field(
+        default=-1, description="Seconds without use after which it is unloaded; 0 as soon as it is idle, -1 never."
+    )
     allow_unknown_architecture: StrictBool = Field(default=False, description="Load it even if we do not know it.")
     wait: StrictBool = Field(default=False, description="Answer when the work is done.")
 
@@ -153,6 +192,19 @@ class PlacementBody(BaseModel):
     def request(self) -> PlacementRequest:
         """The whole request, with the defaults for what was left out."""
         return self.changed(PlacementRequest())
+
+    def retention(self) -> Retention:
+        """How long the model is to stay, with the defaults for what was left out."""
+        return Retention(self.pinned, self.keep_alive)
+
+    def retained(self, former: Retention) -> Retention:
+        """The former retention with the fields that were given."""
+        given = self.model_fields_set & {field.name for field in fields(Retention)}
+        return replace(former, **{name: getattr(self, name) for name in given})
+
+    def eviction(self) -> Evict:
+        """What may be done to idle models."""
+        return Evict.LAYERS if self.evict == "layers" else Evict.MODELS if self.evict else Evict.NONE
 
     def changed(self, former: PlacementRequest) -> PlacementRequest:
         """The former request with the fields that were given; of `split`, with the parts that were."""

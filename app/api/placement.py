@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Header, Response, status
 from app.api.bodies import PlacementBody, PlanBody, VerifyBody, WaitBody, generation_of
 from app.api.deps import LoadmasterDep, ModelId
 from app.api.refusals import refusals
-from app.api.schemas import JobOut, PlanOut
+from app.api.schemas import JobOut, ModelOut, PlanOut
 from app.api.strict import StrictRoute
 from app.residency.jobs import Job
 
@@ -45,7 +45,12 @@ async def load(model: ModelId, loadmaster: LoadmasterDep, response: Response, bo
     """Load a model, or bring a loaded one to where this body says."""
     body = body or PlacementBody()
     job = await loadmaster.load(
-        model, body.request(), rebalance=body.rebalance, allow_unknown=body.allow_unknown_architecture
+        model,
+        body.request(),
+        body.retention(),
+        rebalance=body.rebalance,
+        evict=body.eviction(),
+        allow_unknown=body.allow_unknown_architecture,
     )
     return await _answer(job, response, wait=body.wait)
 
@@ -64,7 +69,14 @@ async def offload(
 ) -> JobOut:
     """Move layers of a loaded model while it is in use. Fields that are left out stay as they are."""
     body = body or PlacementBody()
-    job = await loadmaster.offload(model, body.changed, generation=generation_of(if_match), rebalance=body.rebalance)
+    job = await loadmaster.offload(
+        model,
+        body.changed,
+        body.retained,
+        generation=generation_of(if_match),
+        rebalance=body.rebalance,
+        evict=body.eviction(),
+    )
     return await _answer(job, response, wait=body.wait)
 
 
@@ -75,6 +87,12 @@ async def unload(
     """Give the model's memory back; a load or offload that is under way is cancelled."""
     job = await loadmaster.unload(model)
     return await _answer(job, response, wait=body is not None and body.wait)
+
+
+@router.post("/{id:model}/touch", responses=refusals(409))
+async def touch(model: ModelId, loadmaster: LoadmasterDep) -> ModelOut:
+    """Count as a use of a loaded model: it is idle from now on, and evicted after those that were used before."""
+    return ModelOut.model_validate(loadmaster.touch(model))
 
 
 @router.post("/{id:model}/verify", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 503)})

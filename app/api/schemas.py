@@ -18,6 +18,7 @@ from app.model import LayerKey, Role
 from app.placement import Advice, DevicePlan, LayerPlan, Row
 from app.residency.events import Payload
 from app.residency.records import (
+    Cause,
     JobKind,
     JobRecord,
     JobResult,
@@ -87,6 +88,10 @@ class ModelOut(_Out):
     n_gpu_layers: int | None
     generation: int | None
     strategy: str | None
+    pinned: bool | None
+    keep_alive: float | None
+    used_at: float | None
+    expires_at: float | None
     job: str | None
     error: ErrorOut
 
@@ -238,6 +243,7 @@ class JobOut(_Out):
 
     id: str
     kind: JobKind
+    cause: Cause
     model: str
     state: JobState
     stage: str | None

@@ -16,7 +16,7 @@ from app.cli.inspect import size
 from app.devices.settings import parse_size
 from app.errors import InvalidValue, LoadmasterError
 from app.placement import HOST, DevicePlan, Plan
-from app.residency.reconcile import reconcile
+from app.residency.reconcile import propose
 from app.residency.registry import entry_at
 
 COLUMNS = ("device", "weights", "context", "compute", "needs", "has", "")
@@ -56,7 +56,7 @@ def plan(  # noqa: PLR0917 - typer makes options of them
         body = PlanBody.model_validate(asked | {"margin_bytes": _bytes(margin, "--margin")})
         room = {f"gpu:{number}": _bytes(text, "--device") for number, text in enumerate(device or ())}
         model = entry_at(file).require_model()
-        found = reconcile(model, body.request(), None, {**room, HOST: 1 << 62}, table=table).plan
+        found = propose(model, body.request(), None, {**room, HOST: 1 << 62}, table=table)
     except ValidationError as error:
         first = error.errors()[0]
         _refuse(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}")

@@ -26,6 +26,7 @@ from app.placement.overrides import Override, Overrides
 from app.placement.plan import Advice, DevicePlan, LayerPlan, Plan, Row
 from app.placement.planner import plan
 from app.placement.request import HostMode, PlacementRequest, SplitMode, Strategy
+from app.placement.shrinking import is_shrinkable, shrunk
 from app.placement.slabs import ALIGNMENT, HOST, Placement, Slab, Slice, slab_of, slab_sums
 
 __all__ = [
@@ -51,10 +52,12 @@ __all__ = [
     "Step",
     "Strategy",
     "claims",
+    "is_shrinkable",
     "model_needs",
     "moves",
     "output_matrix",
     "plan",
+    "shrunk",
     "slab_of",
     "slab_sums",
 ]

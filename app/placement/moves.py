@@ -39,6 +39,16 @@ class Moves:
         """Tensor bytes that will be copied to devices."""
         return sum(slab.weights_bytes for step in self.steps for slab in step.stage)
 
+    @property
+    def released(self) -> dict[str, int]:
+        """Slab bytes that will be given back, by device id."""
+        return slab_sums(slab for step in self.steps for slab in step.release)
+
+    @property
+    def released_bytes(self) -> int:
+        """The same of all devices together."""
+        return sum(self.released.values())
+
     def claims(self) -> dict[str, int]:
         """By device id, the most that the model will hold beyond what it holds at the start."""
         return claims(self.steps)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from app.errors import DoesNotFit
 from app.model import LayerKey, Role
 from app.placement.slabs import Placement
 
@@ -68,17 +67,10 @@ class Plan:
     llama_server_args: tuple[str, ...] | None = None
     table: tuple[Row, ...] | None = None
 
-    def require_fit(self) -> None:
-        """Raise DoesNotFit, with the numbers of the device that is shortest, unless the plan fits."""
-        if self.fits:
-            return
-        worst = max(
+    @property
+    def shortest(self) -> DevicePlan:
+        """Of the devices that this does not fit on, the one that lacks most; there must be one."""
+        return max(
             (device for device in self.devices if not device.fits),
             key=lambda device: device.required_bytes - (device.available_bytes or 0),
-        )
-        raise DoesNotFit(
-            device=worst.id,
-            required_bytes=worst.required_bytes,
-            available_bytes=worst.available_bytes or 0,
-            largest_n_gpu_layers=self.largest_n_gpu_layers,
         )

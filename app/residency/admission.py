@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from app.devices import Device, DeviceKind
-from app.errors import InvalidModel, InvalidValue, UnknownDevice
-from app.placement import HOST, Override, Overrides, PlacementRequest, Plan, moves
+from app.errors import DoesNotFit, InvalidModel, InvalidValue, UnknownDevice
+from app.placement import HOST, Override, Overrides, Placement, PlacementRequest, Plan
+from app.residency.eviction import Evict, fewest, sums
 from app.residency.ledger import Ledger
 from app.residency.library import Library
 from app.residency.memory import Memory
-from app.residency.reconcile import Decision, reconcile, restored
+from app.residency.neighbours import Neighbours
+from app.residency.reconcile import Decision, propose, reconcile, restored
 from app.residency.registry import Entry
 from app.residency.residents import Resident
 from app.residency.wishes import Wish
@@ -26,12 +28,14 @@ class Admission:
         ledger: Ledger,
         memory: Memory,
         residents: Mapping[str, Resident],
+        neighbours: Neighbours,
     ) -> None:
         self._devices = {id_: device for id_, device in devices.items() if id_ != HOST}
         self._library = library
         self._ledger = ledger
         self._memory = memory
         self._residents = residents
+        self._neighbours = neighbours
 
     def loadable(self, model: str, *, allow_unknown: bool) -> Entry:
         """The entry of a model that may be loaded; ModelNotFound, or InvalidModel, which says why it may not."""
@@ -78,28 +82,54 @@ class Admission:
             await asyncio.to_thread(Overrides(request.overrides).devices_of, tensors)
 
     async def plan(self, entry: Entry, request: PlacementRequest, *, table: bool) -> Plan:
-        """What `decide` would decide now, worked out on a thread: a table takes its time."""
-        resident = self._residents.get(entry.id)
-        current = resident.current.placement if resident else None
+        """The plan that `decide` would take now, worked out on a thread: a table takes its time."""
         model, room = entry.require_model(), self._room(entry.id)
-        decision = await asyncio.to_thread(reconcile, model, request, current, room, table=table)
-        return decision.plan
+        return await asyncio.to_thread(propose, model, request, self._placement(entry), room, table=table)
 
-    def decide(self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False) -> Decision:
-        """Where the model would go from where it is, and how; a plan that does not fit has no moves."""
-        resident = self._residents.get(entry.id)
-        current = resident.current.placement if resident else None
-        model = entry.require_model()
-        return reconcile(model, request, current, self._room(entry.id), rebalance=rebalance)
+    def decide(
+        self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False, evict: Evict = Evict.NONE
+    ) -> Decision:
+        """Where the model goes from where it is, how, and which idle models make room for it.
+
+        Raises DoesNotFit, which names those that do not make room.
+        """
+        model, here, room = entry.require_model(), self._placement(entry), self._room(entry.id)
+
+        def proposed(freed: Mapping[str, int]) -> Plan:
+            more = {device: nbytes + freed.get(device, 0) for device, nbytes in room.items()}
+            return propose(model, request, None if rebalance else here, more)
+
+        plan = proposed({})
+        if plan.fits:
+            return reconcile(here, plan.placement, room)
+        offers = self._neighbours.offers(entry.id, evict)
+        levels = fewest(offers, lambda freed: proposed(freed).fits) if offers else None
+        if levels is None:
+            raise self._refusal(entry, plan)
+        evictions = tuple(self._neighbours.eviction(model, evict, level) for model, level in levels.items())
+        freed = sums(eviction.freed for eviction in evictions)
+        enough = {device: nbytes + freed.get(device, 0) for device, nbytes in room.items()}
+        return replace(reconcile(here, proposed(freed).placement, enough), evictions=evictions)
 
     def decide_again(self, entry: Entry, wish: Wish) -> Decision:
         """Where a model that an earlier process had goes: to where it was, or, where that cannot be, to a new place."""
-        decision = self.decide(entry, wish.request)
-        placement = restored(entry.require_model(), wish, room := self._room(entry.id))
-        if placement is None:
-            return decision
-        plan = replace(decision.plan, fits=True, n_gpu_layers=placement.n_gpu_layers, placement=placement)
-        return Decision(plan, moves((), placement.slabs, room))
+        room = self._room(entry.id)
+        placement = restored(entry.require_model(), wish, room)
+        return reconcile(None, placement, room) if placement else self.decide(entry, wish.request)
+
+    def _placement(self, entry: Entry) -> Placement | None:
+        resident = self._residents.get(entry.id)
+        return resident.current.placement if resident else None
+
+    def _refusal(self, entry: Entry, plan: Plan) -> DoesNotFit:
+        short = plan.shortest
+        return DoesNotFit(
+            device=short.id,
+            required_bytes=short.required_bytes,
+            available_bytes=short.available_bytes or 0,
+            largest_n_gpu_layers=plan.largest_n_gpu_layers,
+            **self._neighbours.on(short.id, entry.id),
+        )
 
     def _room(self, model: str) -> dict[str, int]:
         """What the model may hold of each device and of the host, its own present bytes included.
@@ -112,10 +142,10 @@ class Admission:
         for device in record.devices:
             room[device.id] = self._ledger.room(device.id, model)
             if device.kind is DeviceKind.CUDA and device.free_bytes is not None:
-                free = device.free_bytes - self._ledger.promised_to_others(device.id, model)
+                free = device.free_bytes - self._ledger.claimed_by_others(device.id, model)
                 room[device.id] = min(room[device.id], max(0, free) + self._ledger.held(device.id, model))
         resident = self._residents.get(model)
         own = self._ledger.held(HOST, model) + (resident.files.locked_bytes if resident else 0)
-        free = record.host.available_bytes - self._ledger.promised_to_others(HOST, model)
+        free = record.host.available_bytes - self._ledger.claimed_by_others(HOST, model)
         room[HOST] = max(0, free) + own
         return room

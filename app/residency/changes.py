@@ -6,13 +6,15 @@ they were; after the last switch nothing can fail any more.
 
 import asyncio
 import contextlib
+import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from app.errors import FileChanged
+from app.errors import FileChanged, OutOfDeviceMemory
 from app.model import Model, describe
-from app.placement import HOST, HostMode, MoveMode, Placement, PlacementRequest, Slab, Step, claims
+from app.placement import HOST, HostMode, MoveMode, Placement, PlacementRequest, Slab, Step, claims, slab_sums
 from app.residency.files import OpenFiles, read_header
 from app.residency.jobs import Job
 from app.residency.ledger import Ledger
@@ -21,6 +23,8 @@ from app.residency.records import JobResult
 from app.residency.registry import Entry
 from app.residency.residents import Generation, LiveSlab, Resident
 from app.residency.transfer import Transfer
+
+log = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 30.0
 """How long a step waits for readers to let go of slabs that are in its way."""
@@ -49,6 +53,8 @@ class Changes:
         self._told = told
         self._generations: dict[str, int] = {}
         self._freed = asyncio.Event()
+        self._given_back: Counter[str] = Counter()
+        """By device, how many bytes of retired slabs were freed, ever."""
         self._reaping: set[asyncio.Task[None]] = set()
         self._leaving: set[Resident] = set()
         """Unloaded, but their files are open yet: somebody may still read them."""
@@ -67,10 +73,11 @@ class Changes:
         finally:
             if entry.id not in self._residents:
                 await asyncio.to_thread(files.close)
+        self._residents[entry.id].touch()
         job.stage = "ready"
-        released = sum(slab.nbytes for step in decision.moves.steps for slab in step.release)
         moved = decision.moves
-        job.result = JobResult(moved.mode, len(moved.steps), moved.copied_bytes, released)
+        evicted = tuple(eviction.record() for eviction in decision.evictions)
+        job.result = JobResult(moved.mode, len(moved.steps), moved.copied_bytes, moved.released_bytes, evicted)
 
     async def withdraw(self, job: Job, resident: Resident) -> None:
         """Unload: one switch to nothing, then free what nobody holds; readers keep the rest until they let go."""
@@ -100,7 +107,7 @@ class Changes:
         for index, step in enumerate(steps):
             rest = steps[index + 1 :]
             await self._until_drained(job, step)
-            staged = await self._transfer.stage(job, change.files, step.stage)
+            staged = await self._stage(change, step)
             try:
                 await self._check(change, last=not rest)
             except BaseException:
@@ -110,6 +117,19 @@ class Changes:
             self._ledger.claim(job.model, claims(rest))
             self._told(job.model)
             await self._reap(resident, drained)
+
+    async def _stage(self, change: Change, step: Step) -> tuple[LiveSlab, ...]:
+        """Stage what a step needs; once more where a device was full, but has been given something back meanwhile."""
+        before = self._given_back.copy()
+        try:
+            return await self._transfer.stage(change.job, change.files, step.stage)
+        except OutOfDeviceMemory as error:
+            if self._reaping:
+                await asyncio.wait(self._reaping)
+            if self._given_back[error.device] == before[error.device]:
+                raise
+            log.warning("%s of %s: %s; trying once more", change.job.kind, change.job.model, error)
+        return await self._transfer.stage(change.job, change.files, step.stage)
 
     async def _check(self, change: Change, *, last: bool) -> None:
         """What stands between copy and switch; before the last switch, the host's part is kept as was asked for.
@@ -124,7 +144,7 @@ class Changes:
         await asyncio.to_thread(files.check)
         job.check()
         if last:
-            ranges = host_ranges(change.entry.require_model(), change.decision.plan.placement)
+            ranges = host_ranges(change.entry.require_model(), change.decision.placement)
             await asyncio.to_thread(files.prefetch, ranges)
             await asyncio.to_thread(files.lock, ranges if change.request.host is HostMode.MLOCK else ())
 
@@ -137,7 +157,7 @@ class Changes:
         before = resident.current.slabs if resident else ()
         released = set(step.release)
         live = tuple(slab for slab in before if slab.slab not in released) + staged
-        placement = _reached(change.decision.plan.placement, tuple(slab.slab for slab in live))
+        placement = _reached(change.decision.placement, tuple(slab.slab for slab in live))
         generation = Generation(self._next_generation(model), placement, live, change.files)
         change.job.generation = generation.number
         self._ledger.publish(model, step.stage)
@@ -168,23 +188,25 @@ class Changes:
         """For readers' threads: the last one to let go has what it held freed, by the event loop."""
         loop = asyncio.get_running_loop()
 
-        def reap(resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
-            task = loop.create_task(self._reap(resident, drained))
-            self._reaping.add(task)
-            task.add_done_callback(reaped)
-
-        def reaped(task: asyncio.Task[None]) -> None:
-            self._reaping.discard(task)
-            self._freed.set()
-
         def from_any_thread(resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
-            loop.call_soon_threadsafe(reap, resident, drained)
+            loop.call_soon_threadsafe(self._reap, resident, drained)
 
         return from_any_thread
 
-    async def _reap(self, resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
-        await self._transfer.reap(resident.entry.id, drained)
+    def _reap(self, resident: Resident, drained: tuple[LiveSlab, ...]) -> asyncio.Task[None]:
+        """Begin to free slabs that nobody can reach any more."""
+        task = asyncio.get_running_loop().create_task(self._free(resident, drained))
+        self._reaping.add(task)
+        task.add_done_callback(self._reaped)
+        return task
+
+    def _reaped(self, task: asyncio.Task[None]) -> None:
+        self._reaping.discard(task)
         self._freed.set()
+
+    async def _free(self, resident: Resident, drained: tuple[LiveSlab, ...]) -> None:
+        await self._transfer.reap(resident.entry.id, drained)
+        self._given_back.update(slab_sums(live.slab for live in drained))
         if resident.closable and resident in self._leaving:
             self._leaving.discard(resident)  # first: whoever else comes here meanwhile must not close them, too
             await asyncio.to_thread(resident.files.close)

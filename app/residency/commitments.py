@@ -6,19 +6,29 @@ Everything here runs on the event loop; nothing knows what a job does in between
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from app.errors import Cancelled, LoadmasterError, Unavailable
 from app.placement import MoveMode
 from app.residency.jobs import Job, Jobs
 from app.residency.ledger import Ledger
-from app.residency.records import JobKind, JobResult, JobState
+from app.residency.records import Cause, JobKind, JobResult, JobState
 from app.residency.residents import Resident
 from app.residency.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
 
 Work = Callable[[], Coroutine[None, None, None]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Undertaking:
+    """A job, what is wished for from now on (None: nothing), and what the job does once those `after` have ended."""
+
+    job: Job
+    wish: Wish | None
+    work: Work
+    after: tuple[Job, ...] = ()
 
 
 class Commitments:
@@ -42,16 +52,21 @@ class Commitments:
         self._failures = failures
         self._stopping = False
 
-    async def begin(self, job: Job, wish: Wish | None, work: Work) -> Job:
-        """Make the job its model's active one, start it, and return once its wish is durable.
+    async def begin(self, asked: Undertaking, *others: Undertaking) -> Job:
+        """Make these jobs their models' active ones and start them; returns the one that was asked for.
 
-        Raises HostError where it cannot be made durable.
+        That is once the wishes are durable, all together; raises HostError where they cannot be made so.
         """
-        self._jobs.add(job)
-        self._failures.pop(job.model, None)
-        job.former = self._wishes.current.get(job.model)
-        self.spawn(self._run(job, wish, work))
-        return await accepted(job)
+        undertakings = (asked, *others)
+        for one in undertakings:
+            self._jobs.add(one.job)
+            self._failures.pop(one.job.model, None)
+            one.job.former = self._wishes.current.get(one.job.model)
+        wishes = {one.job.model: one.wish for one in undertakings}
+        durable = asyncio.ensure_future(self._wishes.put(wishes))
+        for one in undertakings:
+            self.spawn(self._run(one, durable))
+        return await accepted(asked.job)
 
     async def already(self, job: Job, wish: Wish | None) -> Job:
         """End a job that has nothing to do, once its wish is durable; it is its model's active one until then."""
@@ -60,7 +75,7 @@ class Commitments:
         current = self._wishes.current
         try:
             if wish != current.get(job.model) or (wish is None and job.model in current):
-                await self._wishes.put(job.model, wish)
+                await self._wishes.put({job.model: wish})
         except LoadmasterError as error:
             self._jobs.end(job, JobState.FAILED, error)
             raise
@@ -105,22 +120,27 @@ class Commitments:
         if self._stopping:
             raise Unavailable("the service is stopping")
 
-    async def _run(self, job: Job, wish: Wish | None, work: Work) -> None:
-        async def wished() -> None:
-            await self._wishes.put(job.model, wish)
-            job.accepted.set()
-            job.start()
-            self._told(job.model)
-            await work()
+    async def _run(self, one: Undertaking, durable: asyncio.Future[None]) -> None:
+        job = one.job
 
-        state, error = await _outcome(job, wished)
+        async def work() -> None:
+            await asyncio.shield(durable)
+            job.accepted.set()
+            self._told(job.model)
+            for other in one.after:
+                await other.wait_ended()
+            job.start()
+            await one.work()
+
+        state, error = await _outcome(job, work)
         if error is not None:
-            await self._put_back(job, wish, error)
+            await self._put_back(job, one.wish, error)
         self._ledger.unclaim(job.model)
         self._jobs.end(job, state, error)
         self._told(job.model)
         level = logging.WARNING if state is JobState.FAILED else logging.INFO
-        log.log(level, "%s of %s %s: %s", job.kind, job.model, state, error or f"{job.bytes_done} bytes copied")
+        what = f"{job.kind} of {job.model} ({job.cause})"
+        log.log(level, "%s %s: %s", what, state, error or f"{job.bytes_done} bytes copied")
 
     async def _look(self, job: Job, work: Work) -> None:
         job.start()
@@ -134,10 +154,11 @@ class Commitments:
             # It stays at its last completed step, and so does what is wished for.
             placement = resident.current.placement
             request = replace(wish.request, n_gpu_layers=placement.n_gpu_layers, host=resident.host)
-            job.former = Wish(request).placed(placement)
-        if not (job.superseded_by or job.keeps_wish or self._stopping):
+            job.former = replace(wish, request=request).placed(placement)
+        restarts = job.cause is Cause.RESTART  # what is wished for stays so, even if it cannot be had
+        if not (job.superseded_by or restarts or self._stopping):
             try:
-                await self._wishes.put(job.model, job.former)
+                await self._wishes.put({job.model: job.former})
             except LoadmasterError:
                 log.exception("the former wish for %s could not be put back", job.model)
         if job.superseded_by:

@@ -9,7 +9,7 @@ from typing import Final
 
 from app.devices import Meter
 from app.errors import Cancelled, LoadmasterError, NotFound
-from app.residency.records import JobKind, JobRecord, JobResult, JobState, VerifyResult
+from app.residency.records import Cause, JobKind, JobRecord, JobResult, JobState, VerifyResult
 from app.residency.wishes import Wish
 
 HISTORY: Final = 1000
@@ -38,9 +38,17 @@ STAGES: Final[dict[JobKind, tuple[str, ...]]] = {
 class Job:
     """One change of one model. `changed` is called whenever there is something new to tell."""
 
-    def __init__(self, kind: JobKind, model: str, request: object, changed: Callable[["Job"], None]) -> None:
+    def __init__(
+        self,
+        kind: JobKind,
+        model: str,
+        request: object,
+        changed: Callable[["Job"], None],
+        cause: Cause = Cause.REQUEST,
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.kind = kind
+        self.cause = cause
         self.model = model
         self.request = request
         """What was asked for; an equal request joins this job instead of starting its own."""
@@ -59,8 +67,6 @@ class Job:
         """What was wished for before, and is again if the job comes to nothing."""
         self.superseded_by: Job | None = None
         """Called this one off for a wish of its own: putting a former wish back is its business now."""
-        self.keeps_wish = False
-        """A restart's: what is wished for stays wished for, even if it cannot be had."""
         self.accepted = asyncio.Event()
         """Set once the wish behind the job is durable, or the job has ended without it."""
         self._ended = asyncio.Event()
@@ -180,6 +186,7 @@ class Job:
         return JobRecord(
             id=self.id,
             kind=self.kind,
+            cause=self.cause,
             model=self.model,
             state=self.state,
             stage=self.stage,

@@ -2,8 +2,9 @@
 
 A slab counts in one state at a time: *staged* while it is filled, *used* in the current placement, *retired* once it is
 replaced but not freed yet. A job *claims*, before it starts, the most that it will stage; what it has claimed but not
-staged yet is promised to it, and promised and staged bytes together are the reserved ones. The event loop owns the
-ledger: every method is one step for everybody else.
+staged yet is promised to it, and promised and staged bytes together are the reserved ones. A claim may be for memory
+that a model which makes room has not given back yet (it is *leaving*): whatever is freed goes to the claims that lack
+it, first come, first served. The event loop owns the ledger: every method is one step for everybody else.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,15 +19,21 @@ class _Account:
     """One model's bytes on one device."""
 
     claimed: int = 0  # what its job may still stage
-    promised: int = 0  # the part of it that is set aside: less than claimed while retired slabs are in the way
+    promised: int = 0  # the part of it that is set aside: less than claimed while others' slabs are in the way
     staged: int = 0
     used: int = 0
     weights: int = 0
     retired: int = 0
+    leaving: int = 0  # of used and retired, what its job is about to give back
 
     @property
     def total(self) -> int:
         return self.promised + self.staged + self.used + self.retired
+
+    @property
+    def committed(self) -> int:
+        """What it comes to once everything that is under way is done."""
+        return self.claimed + self.staged + self.used + self.retired - self.leaving
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,13 @@ class Ledger:
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._limits = dict(limits)
         self._accounts: dict[str, dict[str, _Account]] = {device: {} for device in limits}
+        self._claimants: dict[str, None] = {}
+        """The models that have claims, in the order in which they came."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The ids of all devices, the host's among them."""
+        return tuple(self._limits)
 
     def row(self, device: str) -> LedgerRow:
         """The device's books now."""
@@ -63,32 +77,45 @@ class Ledger:
         )
 
     def room(self, device: str, model: str) -> int:
-        """What the model may hold of the device: all that others do not, its own current slabs included.
+        """What the model may come to hold of the device: all but what others hold or have claimed.
 
-        Its own retired slabs are not: somebody still reads them.
+        Its own current slabs are room, and so is what others are about to give back. Its own retired slabs are not:
+        somebody still reads them.
         """
-        own = self._accounts[device].get(model)
-        return self._free(device) + (own.used + own.promised + own.staged if own else 0)
+        accounts = self._accounts[device]
+        others = sum(account.committed for id_, account in accounts.items() if id_ != model)
+        own = accounts.get(model)
+        return max(0, self._limits[device] - others - (own.retired if own else 0))
 
     def held(self, device: str, model: str) -> int:
         """The model's current slabs on the device."""
         return self._account(device, model).used
 
-    def promised_to_others(self, device: str, model: str) -> int:
-        """What is set aside on the device for other models, and not allocated yet."""
-        return sum(account.promised for id_, account in self._accounts[device].items() if id_ != model)
+    def claimed_by_others(self, device: str, model: str) -> int:
+        """What other models' jobs may still stage on the device, and have not allocated yet."""
+        return sum(account.claimed for id_, account in self._accounts[device].items() if id_ != model)
 
     def claim(self, model: str, claims: Mapping[str, int]) -> None:
         """Set what the model's job may still stage, and set it aside as far as there is room."""
+        self._claimants.setdefault(model)
         for device in self._limits:
             account = self._account(device, model)
             account.promised = 0
             account.claimed = claims.get(device, 0)
-            self._set_aside(device, account)
+            self._set_aside(device)
 
     def unclaim(self, model: str) -> None:
-        """The model's job will stage no more."""
-        self.claim(model, {})
+        """The model's job has ended: it will stage no more, and what was to leave has left, or is held."""
+        self._claimants.pop(model, None)
+        for device in self._limits:
+            account = self._account(device, model)
+            account.claimed = account.promised = account.leaving = 0
+            self._set_aside(device)
+
+    def leave(self, model: str, nbytes: Mapping[str, int]) -> None:
+        """The model's job is about to give back so much of each device."""
+        for device in self._limits:
+            self._account(device, model).leaving = nbytes.get(device, 0)
 
     def stage(self, model: str, slabs: Iterable[Slab]) -> None:
         """Count slabs as staged, out of what was promised; all of them, or OutOfDeviceMemory and none."""
@@ -111,6 +138,7 @@ class Ledger:
         """Staged slabs were freed without ever having been used."""
         for slab in slabs:
             self._account(slab.device, model).staged -= slab.nbytes
+            self._set_aside(slab.device)
 
     def publish(self, model: str, slabs: Iterable[Slab]) -> None:
         """Staged slabs are in the current placement."""
@@ -129,11 +157,12 @@ class Ledger:
             account.retired += slab.nbytes
 
     def free(self, model: str, slabs: Iterable[Slab]) -> None:
-        """Retired slabs were given back to the device; what a claim of the same model still lacks is set aside."""
+        """Retired slabs were given back to the device; the claims that lack something get it."""
         for slab in slabs:
             account = self._account(slab.device, model)
             account.retired -= slab.nbytes
-            self._set_aside(slab.device, account)
+            account.leaving = max(0, account.leaving - slab.nbytes)
+            self._set_aside(slab.device)
 
     def _account(self, device: str, model: str) -> _Account:
         return self._accounts[device].setdefault(model, _Account())
@@ -144,6 +173,7 @@ class Ledger:
     def _free(self, device: str) -> int:
         return self._limits[device] - sum(account.total for account in self._accounts[device].values())
 
-    def _set_aside(self, device: str, account: _Account) -> None:
-        missing = account.claimed - account.promised
-        account.promised += max(0, min(missing, self._free(device)))
+    def _set_aside(self, device: str) -> None:
+        for model in self._claimants:
+            account = self._account(device, model)
+            account.promised += max(0, min(account.claimed - account.promised, self._free(device)))

@@ -1,6 +1,7 @@
 """The models that are known, and what they are doing: for whoever looks. Changes nothing but its list of files."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,9 @@ from app.residency.jobs import Jobs
 from app.residency.records import JobKind, LayerRecord, ModelRecord, ModelState, TensorRecord, one_device
 from app.residency.registry import Entry, scan
 from app.residency.residents import Resident
+from app.residency.wishes import Wishes
+
+_EPOCH: Final = time.time() - time.monotonic()
 
 BUSY_STATE: Final = {
     JobKind.LOAD: ModelState.LOADING,
@@ -23,10 +27,13 @@ BUSY_STATE: Final = {
 class Library:
     """What the models directories hold, seen together with what is loaded and under way."""
 
-    def __init__(self, directories: Sequence[Path], residents: Mapping[str, Resident], jobs: Jobs) -> None:
+    def __init__(
+        self, directories: Sequence[Path], residents: Mapping[str, Resident], jobs: Jobs, wishes: Wishes
+    ) -> None:
         self._directories = tuple(directories)
         self._residents = residents
         self._jobs = jobs
+        self._wishes = wishes
         self._scanned: dict[str, Entry] = {}
         self._scanning = asyncio.Lock()
         self.failures: dict[str, LoadmasterError] = {}
@@ -67,6 +74,8 @@ class Library:
         """The model at this moment."""
         model, resident, job = entry.model, self._residents.get(entry.id), self._jobs.active(entry.id)
         placement = resident.current.placement if resident else None
+        retention = self._wishes.retention(entry.id)
+        used_at = since_epoch(resident.used_at) if resident else None
         return ModelRecord(
             id=entry.id,
             created=entry.created,
@@ -81,6 +90,10 @@ class Library:
             n_gpu_layers=placement.n_gpu_layers if placement else None,
             generation=resident.current.number if resident else None,
             strategy=placement.strategy if placement else None,
+            pinned=retention.pinned if resident else None,
+            keep_alive=retention.keep_alive if resident else None,
+            used_at=used_at,
+            expires_at=retention.expires_at(used_at) if used_at is not None else None,
             job=job.id if job else None,
             error=entry.error or self.failures.get(entry.id),
         )
@@ -138,3 +151,8 @@ class Library:
     def _placement(self, entry: Entry) -> Placement:
         resident = self._residents.get(entry.id)
         return resident.current.placement if resident else Placement("", 0, ())
+
+
+def since_epoch(monotonic: float) -> float:
+    """A moment of `time.monotonic` in seconds since the epoch, by the clock as it was set when this was imported."""
+    return round(_EPOCH + monotonic, 3)

@@ -7,37 +7,34 @@ says who owns what, and why.
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from app.devices import Device
-from app.errors import (
-    InvalidModel,
-    LoadmasterError,
-    ModelBusy,
-    NotLoaded,
-    StaleGeneration,
-)
+from app.errors import LoadmasterError, ModelBusy, NotLoaded, StaleGeneration
 from app.placement import HOST, PlacementRequest, Plan
 from app.residency.admission import Admission
 from app.residency.changes import Changes
 from app.residency.commitments import Commitments, accepted
 from app.residency.events import Broadcast, Event, Payload
+from app.residency.eviction import Evict
+from app.residency.idleness import Idleness
 from app.residency.jobs import Job, Jobs
 from app.residency.ledger import Ledger
 from app.residency.library import Library
 from app.residency.memory import Memory
+from app.residency.neighbours import Neighbours
+from app.residency.orders import Orders
 from app.residency.reading import Reading, open_generation
-from app.residency.reconcile import Decision, is_so
-from app.residency.records import JobKind, Snapshot
+from app.residency.records import JobKind, ModelRecord, Snapshot
 from app.residency.registry import Entry
 from app.residency.residents import Resident
+from app.residency.restart import Restart
 from app.residency.transfer import Transfer
 from app.residency.verify import VERIFY_THREADS, verify
-from app.residency.wishes import Wish, Wishes
+from app.residency.wishes import STAYS, Retention, Wish, Wishes
 
 log = logging.getLogger(__name__)
 
@@ -51,26 +48,25 @@ class Loadmaster:
     def __init__(
         self, directories: Sequence[Path], devices: Sequence[Device], wishes: Wishes, encode: Callable[[Payload], str]
     ) -> None:
-        self.devices: Mapping[str, Device] = {device.id: device for device in devices}
+        self.devices = {device.id: device for device in devices}
         self.broadcast = Broadcast(uuid.uuid4().hex[:12], encode)
         self.jobs = Jobs()
+        self._wishes = wishes
         self._residents: dict[str, Resident] = {}
-        self.library = Library(directories, self._residents, self.jobs)
-        self._ledger = Ledger({device.id: _limit(device) for device in devices})
-        self.memory = Memory(self.devices, self._ledger, self._residents)
-        self._admission = Admission(self.devices, self.library, self._ledger, self.memory, self._residents)
+        self._ledger = ledger = Ledger({device.id: _limit(device) for device in devices})
         self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer")
         self._verify_threads = ThreadPoolExecutor(VERIFY_THREADS, "verify")
-        self._changes = Changes(
-            self._residents, self._ledger, Transfer(self.devices, self._ledger, self._threads), self._told
-        )
-        self._wishes = wishes
-        self._commitments = Commitments(
-            wishes, self.jobs, self._ledger, self._residents, self.library.failures, self._told
-        )
         self._memory_changed = asyncio.Event()
-        self.restoring = False
-        """Whether the wishes of an earlier process are still being loaded."""
+        residents, jobs, told = self._residents, self.jobs, self._told
+        self.library = Library(directories, residents, jobs, wishes)
+        self.memory = Memory(self.devices, ledger, residents)
+        neighbours = Neighbours(residents, jobs, ledger, wishes)
+        self._admission = Admission(self.devices, self.library, ledger, self.memory, residents, neighbours)
+        self._changes = Changes(residents, ledger, Transfer(self.devices, ledger, self._threads), told)
+        self._commitments = Commitments(wishes, jobs, ledger, residents, self.library.failures, told)
+        self._orders = Orders(residents, wishes, ledger, jobs, self._commitments, self._changes, self._job_changed)
+        self._idleness = Idleness(residents, wishes, neighbours, self._orders)
+        self._restart = Restart(self._admission, self._orders, self.library, jobs, residents, told)
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -79,8 +75,14 @@ class Loadmaster:
         await self.library.rescan()
         await self.memory.ask()
         self._commitments.spawn(self._tell_memory())
-        self.restoring = True
-        self._commitments.spawn(self._restore(await self._wishes.all()))
+        self._commitments.spawn(self._idleness.watch())
+        self._restart.under_way = True
+        self._commitments.spawn(self._restart.run(await self._wishes.all()))
+
+    @property
+    def restoring(self) -> bool:
+        """Whether the wishes of an earlier process are still being loaded."""
+        return self._restart.under_way
 
     def begin_stop(self) -> None:
         """End event streams, take no more jobs, and call off those that run; their wishes stay. Idempotent."""
@@ -111,30 +113,41 @@ class Loadmaster:
         return await self._admission.plan(entry, self._admission.resolved(request), table=table)
 
     async def load(
-        self, model: str, request: PlacementRequest, *, rebalance: bool = False, allow_unknown: bool = False
+        self,
+        model: str,
+        request: PlacementRequest,
+        retention: Retention = STAYS,
+        *,
+        rebalance: bool = False,
+        evict: Evict = Evict.MODELS,
+        allow_unknown: bool = False,
     ) -> Job:
         """Start to bring a model to where the request says; returns the job once the wish is durable.
 
-        Where it is so already, the job has ended. Raises ModelNotFound, InvalidModel, ModelBusy, InvalidValue,
-        UnknownDevice or DoesNotFit, with nothing begun.
+        Where it is so already, the job has ended. Where it does not fit otherwise, idle models make room as `evict`
+        allows. Raises ModelNotFound, InvalidModel, ModelBusy, InvalidValue, UnknownDevice or DoesNotFit, with nothing
+        begun.
         """
         entry = self._admission.loadable(model, allow_unknown=allow_unknown)
         request = self._admission.resolved(request)
         await self._admission.rehearse(entry, request)
         await self.memory.ask()
-        return await self._place(entry, request, rebalance=rebalance)
+        return await self._place(entry, Wish(request, retention=retention), rebalance=rebalance, evict=evict)
 
     async def offload(
         self,
         model: str,
         changed: Callable[[PlacementRequest], PlacementRequest],
+        retained: Callable[[Retention], Retention] = lambda retention: retention,
         *,
         generation: int | None = None,
         rebalance: bool = False,
+        evict: Evict = Evict.MODELS,
     ) -> Job:
-        """Change the placement of a loaded model; `changed` makes the new request of the one that it is loaded by.
+        """Change the placement of a loaded model, and how long it stays.
 
-        Raises NotLoaded, StaleGeneration where `generation` is not the current one, or what `load` raises.
+        `changed` and `retained` make what is wanted of what it is loaded by. Raises NotLoaded, StaleGeneration where
+        `generation` is not the current one, or what `load` raises.
         """
         entry = self._admission.loadable(model, allow_unknown=True)
         await self._admission.rehearse(entry, changed(PlacementRequest()))
@@ -145,39 +158,33 @@ class Loadmaster:
             raise NotLoaded(model) if active is None else ModelBusy(model, job=active.id, kind=active.kind)
         if generation is not None and generation != resident.current.number:
             raise StaleGeneration(model, expected=generation, generation=resident.current.number)
-        wish = self._wishes.current.get(model)
-        request = changed(wish.request if wish else PlacementRequest())
-        return await self._place(entry, self._admission.resolved(request), rebalance=rebalance)
+        former = self._wishes.current.get(model) or Wish(PlacementRequest())
+        request = self._admission.resolved(changed(former.request))
+        wish = Wish(request, retention=retained(former.retention))
+        return await self._place(entry, wish, rebalance=rebalance, evict=evict)
 
     async def unload(self, model: str) -> Job:
         """Start to unload a model; a load or offload that is under way is called off first. ModelNotFound."""
         if model not in self._wishes.current:  # the wish for a model whose file is gone can be withdrawn, too
             self.library.entry(model)
-        active = self.jobs.active(model)
-        if active is not None and active.kind is JobKind.UNLOAD:
-            return await accepted(active)
-        job = self._new_job(JobKind.UNLOAD, model, None)
-        if active is None and model not in self._residents:
-            self.library.failures.pop(model, None)
-            return await self._commitments.already(job, None)  # though a restart that failed leaves its wish behind
-        if active is not None:
-            active.superseded_by = job
-            active.cancel()
+        self.library.failures.pop(model, None)
+        return await self._orders.unload(model)
 
-        async def body() -> None:
-            if active is not None:
-                await active.wait_ended()
-            resident = self._residents.get(model)
-            if resident is not None:
-                await self._changes.withdraw(job, resident)
-
-        return await self._commitments.begin(job, None, body)
+    def touch(self, model: str) -> ModelRecord:
+        """Count as a use of a loaded model; ModelNotFound, NotLoaded."""
+        entry = self.library.entry(model)
+        resident = self._residents.get(model)
+        if resident is None:
+            raise NotLoaded(model)
+        resident.touch()
+        self._told(model)
+        return self.library.record(entry)
 
     async def verify(self, model: str, *, deep: bool) -> Job:
         """Start to verify a model, in any state that is not invalid; holds what is loaded, and is in nobody's way."""
         entry = self.library.entry(model)
         entry.require_model()
-        job = self._new_job(JobKind.VERIFY, model, deep)
+        job = self._orders.job(JobKind.VERIFY, model)
 
         async def body() -> None:
             resident = self._residents.get(model)  # now, and no await before it is held: it could be gone by then
@@ -212,64 +219,20 @@ class Loadmaster:
         jobs = tuple(job.record() for job in self.jobs.newest_first())
         return self.broadcast.snapshot(Snapshot(self.library.records(), jobs, self.memory.record()))
 
-    # ── how a change begins and ends ─────────────────────────────────────────────────────────────────────────────
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _place(self, entry: Entry, request: PlacementRequest, *, rebalance: bool) -> Job:
+    async def _place(self, entry: Entry, wish: Wish, *, rebalance: bool, evict: Evict) -> Job:
+        asked = (wish, rebalance, evict)
         active = self.jobs.active(entry.id)
         if active is not None:
-            if active.request == (request, rebalance) and not active.called_off:
+            if active.request == asked and not active.called_off:
                 return await accepted(active)
             raise ModelBusy(entry.id, job=active.id, kind=active.kind)
-        decision = self._admission.decide(entry, request, rebalance=rebalance)
-        decision.plan.require_fit()
-        return await self._carry_out(entry, request, decision, joined_by=(request, rebalance))
+        decision = self._admission.decide(entry, wish.request, rebalance=rebalance, evict=evict)
+        return await self._orders.place(entry, wish, decision, asked)
 
-    async def _carry_out(
-        self, entry: Entry, request: PlacementRequest, decision: Decision, *, joined_by: object, restart: bool = False
-    ) -> Job:
-        resident = self._residents.get(entry.id)
-        job = self._new_job(JobKind.OFFLOAD if resident else JobKind.LOAD, entry.id, joined_by)
-        job.keeps_wish = restart
-        job.work_bytes = decision.moves.copied_bytes
-        wish = Wish(request).placed(decision.plan.placement)
-        if resident is not None and is_so(decision, resident.host, request):
-            job.generation = resident.current.number
-            return await self._commitments.already(job, wish)
-        self._ledger.claim(entry.id, decision.moves.claims())
-        return await self._commitments.begin(job, wish, lambda: self._changes.place(job, entry, request, decision))
-
-    def _new_job(self, kind: JobKind, model: str, joined_by: object) -> Job:
-        self._commitments.require_open()
-        return Job(kind, model, joined_by, lambda job: self.broadcast.send(job.record()))
-
-    # ── in the background ────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _restore(self, wishes: Mapping[str, Wish | None]) -> None:
-        """Load what an earlier process was asked for; what cannot be loaded is failed, and still wished for."""
-        try:
-            jobs = [await self._load_again(model, wish) for model, wish in wishes.items()]
-            for job in jobs:
-                if job is not None:
-                    await job.wait_ended()
-        finally:
-            self.restoring = False
-
-    async def _load_again(self, model: str, wish: Wish | None) -> Job | None:
-        if self.jobs.active(model) is not None or model in self._residents:
-            return None  # somebody was faster, and knows better
-        try:
-            entry = self._admission.loadable(model, allow_unknown=True)
-            if wish is None:
-                raise InvalidModel(f"{model}: its wish was written by another version", model=model)
-            request = self._admission.resolved(wish.request)
-            decision = self._admission.decide_again(entry, replace(wish, request=request))
-            decision.plan.require_fit()
-            return await self._carry_out(entry, request, decision, joined_by=(request, False), restart=True)
-        except LoadmasterError as error:
-            log.warning("%s cannot be loaded again: %s", model, error)
-            self.library.failures[model] = error
-            self._told(model)
-            return None
+    def _job_changed(self, job: Job) -> None:
+        self.broadcast.send(job.record())
 
     def _told(self, model: str) -> None:
         """Something about a model or its memory is new."""
@@ -280,6 +243,7 @@ class Loadmaster:
         else:
             self.broadcast.send(self.library.record(entry))
         self._memory_changed.set()
+        self._idleness.changed()
 
     async def _tell_memory(self) -> None:
         while True:

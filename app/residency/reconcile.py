@@ -20,6 +20,7 @@ from app.placement import (
     slab_of,
     slab_sums,
 )
+from app.residency.records import EvictionRecord
 from app.residency.wishes import Wish
 
 
@@ -27,40 +28,59 @@ from app.residency.wishes import Wish
 class Decision:
     """What should be where, and the moves that make it so; none where it is so already."""
 
-    plan: Plan
+    placement: Placement
     moves: Moves
+    evictions: "tuple[Eviction, ...]" = ()
+    """What other models give back before the moves begin."""
 
 
-def reconcile(
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What an idle model gives back: some of its layers, or, where `decision` is None, all that it has."""
+
+    model: str
+    decision: Decision | None
+    freed: Mapping[str, int]
+    """Bytes by device id, the host included."""
+
+    def record(self) -> EvictionRecord:
+        """The same for whoever asks; devices that nothing is given back of are left out."""
+        n_gpu_layers = self.decision.placement.n_gpu_layers if self.decision else None
+        return EvictionRecord(
+            self.model, n_gpu_layers, {device: nbytes for device, nbytes in self.freed.items() if nbytes}
+        )
+
+
+def propose(
     model: Model,
     request: PlacementRequest,
     current: Placement | None,
     room: Mapping[str, int],
     *,
-    rebalance: bool = False,
     table: bool = False,
-) -> Decision:
-    """Decide where a model's layers go, copying as little as possible unless `rebalance`, and how they get there.
+) -> Plan:
+    """Plan where a model's layers go, beside where they are (`current`), copying as little as possible.
 
     `room` is what the model may hold of each device and of the host ("cpu"), in bytes, in the order of the devices.
-    Raises InvalidValue for what cannot be asked of this model; a plan that does not fit is returned, with no moves.
+    Raises InvalidValue for what cannot be asked of this model; a plan that does not fit is returned.
     """
     allowed = request.devices if request.devices is not None else [device for device in room if device != HOST]
-    decided = plan(
+    return plan(
         model.layers,
         [Budget(device, room[device]) for device in allowed],
         request,
         host_bytes=room[HOST],
-        current=None if rebalance else current,
+        current=current,
         needs=model_needs(model, model.caches, request.context) if request.context else None,
         output=output_matrix(model),
         expert_share=_expert_share(model),
         table=table,
     )
-    if not decided.fits:
-        return Decision(decided, moves((), (), room))
-    here = current.slabs if current else ()
-    return Decision(decided, moves(here, decided.placement.slabs, room))
+
+
+def reconcile(current: Placement | None, wanted: Placement, room: Mapping[str, int]) -> Decision:
+    """How to get from one placement to the other; both fit in `room`."""
+    return Decision(wanted, moves(current.slabs if current else (), wanted.slabs, room))
 
 
 def _expert_share(model: Model) -> float:

@@ -29,6 +29,15 @@ class JobKind(StrEnum):
     VERIFY = "verify"
 
 
+class Cause(StrEnum):
+    """Why a job was begun."""
+
+    REQUEST = "request"
+    EVICTION = "eviction"
+    IDLENESS = "idleness"
+    RESTART = "restart"
+
+
 class JobState(StrEnum):
     """Where a job stands."""
 
@@ -40,13 +49,23 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class EvictionRecord:
+    """What an idle model gave back: all that it had, or its layers down to `n_gpu_layers`; bytes by device id."""
+
+    model: str
+    n_gpu_layers: int | None
+    freed: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a job did: how it moved, and what it copied and released."""
+    """What a job did: how it moved, what it copied and released, and which models made room for it."""
 
     mode: str
     steps: int
     copied_bytes: int
     released_bytes: int
+    evicted: tuple[EvictionRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +94,7 @@ class JobRecord:
 
     id: str
     kind: JobKind
+    cause: Cause
     model: str
     state: JobState
     stage: str | None
@@ -94,7 +114,10 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """A model at one moment: what the file says, and what is loaded of it."""
+    """A model at one moment: what the file says, and what is loaded of it.
+
+    `used_at` and `expires_at` are seconds since the epoch; the latter is None while nothing but a request unloads it.
+    """
 
     id: str
     created: int
@@ -109,6 +132,10 @@ class ModelRecord:
     n_gpu_layers: int | None
     generation: int | None
     strategy: str | None
+    pinned: bool | None
+    keep_alive: float | None
+    used_at: float | None
+    expires_at: float | None
     job: str | None
     error: LoadmasterError | None
 

@@ -7,6 +7,7 @@ nothing slow is done under it.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ class Resident:
         self._lock = threading.Lock()
         self._current: Generation | None = first
         self._former: list[Generation] = []
+        self._holders = 0
+        self._used_at = time.monotonic()
 
     @property
     def current(self) -> Generation:
@@ -111,6 +114,20 @@ class Resident:
         if current is None:
             raise NotLoaded(self.entry.id)
         return current
+
+    @property
+    def used_at(self) -> float:
+        """When it was last used, by `time.monotonic`: that is now while somebody holds any of its generations."""
+        return time.monotonic() if self._holders else self._used_at
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody holds any of its generations."""
+        return self._holders > 0
+
+    def touch(self) -> None:
+        """It is used now. From any thread."""
+        self._used_at = time.monotonic()
 
     @contextmanager
     def hold(self) -> Iterator[Generation]:
@@ -123,11 +140,14 @@ class Resident:
             if generation is None:
                 raise NotLoaded(self.entry.id)
             generation.holders += 1
+            self._holders += 1
         try:
             yield generation
         finally:
             with self._lock:
                 generation.holders -= 1
+                self._holders -= 1
+                self.touch()
                 drained = self._collect()
                 closed = self._closed()
             if drained or closed:

@@ -10,17 +10,35 @@ import fcntl
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Final, Self, TypeVar
 
 from app.errors import HostError, InvalidValue
 from app.model import LayerKey
 from app.placement import ContextRequest, HostMode, Override, Placement, PlacementRequest, SplitMode, Strategy
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long a model stays loaded."""
+
+    pinned: bool = False
+    """Never evicted to make room for another."""
+    keep_alive: float = -1
+    """Seconds of idleness after which it is unloaded; 0 as soon as it is idle, -1 never."""
+
+    def expires_at(self, used_at: float) -> float | None:
+        """When a model that was last used at `used_at` is to be unloaded, by the same clock; None for never."""
+        return None if self.keep_alive < 0 else used_at + self.keep_alive
+
+
+STAYS: Final = Retention()
+"""Until it is unloaded, or evicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +50,7 @@ class Wish:
 
     request: PlacementRequest
     devices: tuple[tuple[LayerKey, str], ...] | None = None
+    retention: Retention = STAYS
 
     def placed(self, placement: Placement) -> "Wish":
         """The same wish with the devices of a placement's slabs."""
@@ -61,6 +80,7 @@ class Wish:
                 context=None if request["context"] is None else ContextRequest(**request["context"]),
             ),
             None if data["devices"] is None else tuple((layer, device) for layer, device in data["devices"]),
+            Retention(**data.get("retention", {})),
         )
         if not wish.is_sound():
             raise ValueError(f"a wish that nobody can have had: {text[:200]}")
@@ -68,9 +88,12 @@ class Wish:
 
     def is_sound(self) -> bool:
         """Whether every value is of a kind that a request can have."""
-        request, weights = self.request, self.request.split_weights
+        request, weights, retention = self.request, self.request.split_weights, self.retention
         return (
-            (request.n_gpu_layers in ("all", "auto") or type(request.n_gpu_layers) is int)
+            type(retention.pinned) is bool
+            and type(retention.keep_alive) in (int, float)
+            and (retention.keep_alive == -1 or 0 <= retention.keep_alive < math.inf)
+            and (request.n_gpu_layers in ("all", "auto") or type(request.n_gpu_layers) is int)
             and type(request.margin_bytes) is int
             and request.margin_bytes >= 0
             and type(request.n_cpu_moe) is int
@@ -105,23 +128,27 @@ class Wishes:
             raise
         return cls(connection, lock, thread)
 
+    def retention(self, model: str) -> Retention:
+        """How long the model stays, as it is wished for."""
+        wish = self.current.get(model)
+        return wish.retention if wish else STAYS
+
     async def all(self) -> Mapping[str, Wish | None]:
         """Read every wish anew; None for one that this version cannot read."""
         rows = await self._run(lambda: self._connection.execute("SELECT model, wish FROM wishes").fetchall())
         self.current = {model: _parsed(text) for model, text in rows}
         return dict(self.current)
 
-    async def put(self, model: str, wish: Wish | None) -> None:
-        """Set a model's wish, or withdraw it; returns when it is durable. HostError where it cannot be."""
-        if wish is None:
-            await self._run(lambda: self._connection.execute("DELETE FROM wishes WHERE model = ?", (model,)))
-            self.current.pop(model, None)
-        else:
-            text = wish.to_json()
-            await self._run(
-                lambda: self._connection.execute("INSERT OR REPLACE INTO wishes VALUES (?, ?)", (model, text))
-            )
-            self.current[model] = wish
+    async def put(self, wishes: Mapping[str, Wish | None]) -> None:
+        """Set the wishes of models, or withdraw them (None); returns when all are durable. HostError, and none is."""
+        rows = [(model, wish.to_json()) for model, wish in wishes.items() if wish is not None]
+        gone = [(model,) for model, wish in wishes.items() if wish is None]
+        await self._run(lambda: _write(self._connection, rows, gone))
+        for model, wish in wishes.items():
+            if wish is None:
+                self.current.pop(model, None)
+            else:
+                self.current[model] = wish
 
     async def close(self) -> None:
         """Close the file and let another process have it."""
@@ -157,6 +184,19 @@ def _open(directory: Path) -> tuple[sqlite3.Connection, IO[str]]:
         reason = "another process uses it" if isinstance(error, BlockingIOError) else error
         raise HostError(f"state directory {directory}: {reason}") from error
     return connection, lock
+
+
+def _write(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]], gone: Sequence[tuple[str]]) -> None:
+    """All of it, or nothing."""
+    connection.execute("BEGIN")
+    try:
+        connection.executemany("INSERT OR REPLACE INTO wishes VALUES (?, ?)", rows)
+        connection.executemany("DELETE FROM wishes WHERE model = ?", gone)
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _parsed(text: str) -> Wish | None:

@@ -35,6 +35,8 @@ class Books(RuleBasedStateMachine):
         self.ledger = Ledger(LIMITS)
         self.claimed: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.promised: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.leaving: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.claimants: list[str] = []
         self.slabs: dict[str, list[tuple[str, Slab]]] = {"staged": [], "used": [], "retired": []}
 
     def sum(self, state: str, device: str, model: str | None = None) -> int:
@@ -46,6 +48,13 @@ class Books(RuleBasedStateMachine):
         held = sum(self.sum(state, device) for state in self.slabs)
         return LIMITS[device] - held - sum(self.promised[model, device] for model in MODELS)
 
+    def set_aside(self) -> None:
+        """What is free goes to the claims that lack it, first come, first served."""
+        for model in self.claimants:
+            for device in LIMITS:
+                missing = self.claimed[model, device] - self.promised[model, device]
+                self.promised[model, device] += max(0, min(missing, self.free(device)))
+
     def take(self, state: str, data: st.DataObject) -> tuple[str, Slab]:
         """One of the slabs in a state, which leaves it."""
         chosen = data.draw(st.sampled_from(self.slabs[state]))
@@ -54,19 +63,31 @@ class Books(RuleBasedStateMachine):
 
     @rule(model=models, zero=st.integers(0, 120), one=st.integers(0, 120))
     def claim(self, model: str, zero: int, one: int) -> None:
-        """A claim sets aside what it can, and replaces the one before."""
+        """A claim sets aside what it can, and replaces the one before, whose place in the line it keeps."""
         self.ledger.claim(model, {"sim:0": zero, "sim:1": one})
+        if model not in self.claimants:
+            self.claimants.append(model)
         for device, nbytes in (("sim:0", zero), ("sim:1", one)):
             self.promised[model, device] = 0
             self.claimed[model, device] = nbytes
-            self.promised[model, device] = min(nbytes, self.free(device))
+        self.set_aside()
 
     @rule(model=models)
     def unclaim(self, model: str) -> None:
-        """A job that has ended will stage no more."""
+        """A job that has ended will stage no more, and what it was to give back has left, or is held."""
         self.ledger.unclaim(model)
+        self.claimants = [other for other in self.claimants if other != model]
         for device in LIMITS:
-            self.claimed[model, device] = self.promised[model, device] = 0
+            self.claimed[model, device] = self.promised[model, device] = self.leaving[model, device] = 0
+        self.set_aside()
+
+    @rule(model=models, data=st.data())
+    def leave(self, model: str, data: st.DataObject) -> None:
+        """What a job is about to give back counts as room for others, and for nobody's staging."""
+        for device in LIMITS:
+            held = self.sum("used", device, model) + self.sum("retired", device, model)
+            self.leaving[model, device] = data.draw(st.integers(0, held))
+        self.ledger.leave(model, {device: self.leaving[model, device] for device in LIMITS})
 
     @rule(model=models, device=devices, nbytes=sizes)
     def stage(self, model: str, device: str, nbytes: int) -> None:
@@ -94,6 +115,7 @@ class Books(RuleBasedStateMachine):
             self.slabs["used"].append((model, chosen))
         else:
             self.ledger.unstage(model, [chosen])
+            self.set_aside()
 
     @precondition(lambda self: self.slabs["used"])
     @rule(data=st.data())
@@ -106,11 +128,11 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.slabs["retired"])
     @rule(data=st.data())
     def reap(self, data: st.DataObject) -> None:
-        """What was replaced is freed, and goes to its own model's claim first."""
+        """What was replaced is freed, and goes to the claims that lack something."""
         model, chosen = self.take("retired", data)
         self.ledger.free(model, [chosen])
-        missing = self.claimed[model, chosen.device] - self.promised[model, chosen.device]
-        self.promised[model, chosen.device] += max(0, min(missing, self.free(chosen.device)))
+        self.leaving[model, chosen.device] = max(0, self.leaving[model, chosen.device] - chosen.nbytes)
+        self.set_aside()
 
     @invariant()
     def agrees(self) -> None:
@@ -126,9 +148,13 @@ class Books(RuleBasedStateMachine):
             assert row.padding_bytes == row.used_bytes - row.weights_bytes
             assert row.used_bytes + row.reserved_bytes + row.retired_bytes <= limit == row.limit_bytes
             for model in MODELS:
-                own = self.sum("used", device, model) + self.sum("staged", device, model)
-                room = self.free(device) + own + self.promised[model, device]
+                others = [other for other in MODELS if other != model]
+                theirs = sum(self.sum(state, device, other) for state in self.slabs for other in others)
+                theirs += sum(self.claimed[other, device] - self.leaving[other, device] for other in others)
+                room = max(0, limit - theirs - self.sum("retired", device, model))
                 assert self.ledger.room(device, model) == room
+                claimed = sum(self.claimed[other, device] for other in others)
+                assert self.ledger.claimed_by_others(device, model) == claimed
                 assert self.ledger.held(device, model) == self.sum("used", device, model)
 
 

@@ -1,0 +1,24 @@
+"""How a placement gives memory back without moving anything: fewer of its layers on devices, the others as they are."""
+
+from app.placement.request import Strategy
+from app.placement.slabs import HOST, Placement
+from app.placement.strategies import offloaded_blocks
+
+
+def is_shrinkable(placement: Placement) -> bool:
+    """Whether layers can leave their devices by a release alone: not where the host keeps copies of its own."""
+    return all(slab.device != HOST for slab in placement.slabs)
+
+
+def shrunk(placement: Placement, n_gpu_layers: int) -> Placement:
+    """The placement with `n_gpu_layers` layers on devices, no more than it has: those that its strategy would keep.
+
+    Every slab of the result is one of the placement's.
+    """
+    blocks = sorted({slab.layer for slab in placement.slabs if isinstance(slab.layer, int)})
+    if placement.strategy == Strategy.LLAMA_CPP:  # whose output counts first
+        kept = blocks[len(blocks) - max(0, n_gpu_layers - 1) :]
+    else:
+        kept = [blocks[index] for index in offloaded_blocks(Strategy(placement.strategy), n_gpu_layers, len(blocks))]
+    stay = {*kept, "input", "output"} if n_gpu_layers else set()
+    return Placement(placement.strategy, n_gpu_layers, tuple(slab for slab in placement.slabs if slab.layer in stay))

@@ -1,0 +1,65 @@
+"""A restart: what an earlier process was asked for is loaded again, in the background."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from app.errors import InvalidModel, LoadmasterError
+from app.residency.admission import Admission
+from app.residency.jobs import Job, Jobs
+from app.residency.library import Library
+from app.residency.orders import Orders
+from app.residency.records import Cause
+from app.residency.residents import Resident
+from app.residency.wishes import Wish
+
+log = logging.getLogger(__name__)
+
+
+class Restart:
+    """Loads what is wished for; what cannot be loaded is failed, still wished for, and in nobody's way."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        orders: Orders,
+        library: Library,
+        jobs: Jobs,
+        residents: Mapping[str, Resident],
+        told: Callable[[str], None],
+    ) -> None:
+        self._admission = admission
+        self._orders = orders
+        self._library = library
+        self._jobs = jobs
+        self._residents = residents
+        self._told = told
+        self.under_way = False
+        """Whether wishes of an earlier process are still being loaded."""
+
+    async def run(self, wishes: Mapping[str, Wish | None]) -> None:
+        """Load them all, side by side; pinned ones have first choice of the memory. Returns when all have ended."""
+        try:
+            first = sorted(wishes.items(), key=lambda item: not (item[1] and item[1].retention.pinned))
+            jobs = [await self._load(model, wish) for model, wish in first]
+            for job in jobs:
+                if job is not None:
+                    await job.wait_ended()
+        finally:
+            self.under_way = False
+
+    async def _load(self, model: str, wish: Wish | None) -> Job | None:
+        if self._jobs.active(model) is not None or model in self._residents:
+            return None  # somebody was faster, and knows better
+        try:
+            entry = self._admission.loadable(model, allow_unknown=True)
+            if wish is None:
+                raise InvalidModel(f"{model}: its wish was written by another version", model=model)
+            wish = replace(wish, request=self._admission.resolved(wish.request))
+            decision = self._admission.decide_again(entry, wish)
+            return await self._orders.place(entry, wish, decision, None, Cause.RESTART)
+        except LoadmasterError as error:
+            log.warning("%s cannot be loaded again: %s", model, error)
+            self._library.failures[model] = error
+            self._told(model)
+            return None
