@@ -70,6 +70,10 @@ class Client:
         """Give a model's memory back."""
         return self._ask("POST", _path(model, "unload"), {"wait": wait}, patient=wait)
 
+    def touch(self, model: str) -> JSON:
+        """Count as a use of a loaded model: of idle ones, those that were used longest ago make room first."""
+        return self._ask("POST", _path(model, "touch"))
+
     def verify(self, model: str, *, deep: bool = False, wait: bool = True) -> JSON:
         """Check a model; the job's `result` says what is wrong with it, layer by layer."""
         return self._ask("POST", _path(model, "verify"), {"deep": deep, "wait": wait}, patient=wait)

@@ -182,7 +182,8 @@ class Changes:
         """Wait until something was freed, or for as long as a cancel may go unheard."""
         self._freed.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._freed.wait(), 0.2)
+            async with asyncio.timeout(0.2):
+                await self._freed.wait()
 
     def _on_drained(self) -> Callable[[Resident, tuple[LiveSlab, ...]], None]:
         """For readers' threads: the last one to let go has what it held freed, by the event loop."""

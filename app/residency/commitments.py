@@ -86,7 +86,7 @@ class Commitments:
     def look(self, job: Job, work: Work) -> Job:
         """Start a job that changes nothing, and so needs no wish."""
         self._jobs.add(job)
-        job.accepted.set()
+        job.accept()
         self.spawn(self._look(job, work))
         return job
 
@@ -125,7 +125,7 @@ class Commitments:
 
         async def work() -> None:
             await asyncio.shield(durable)
-            job.accepted.set()
+            job.accept()
             self._told(job.model)
             for other in one.after:
                 await other.wait_ended()

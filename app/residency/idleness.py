@@ -45,7 +45,8 @@ class Idleness:
                 await self._unload(model)
             left = min(due.values(), default=None)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), None if left is None else _pause(left))
+                async with asyncio.timeout(None if left is None else _pause(left)):
+                    await self._changed.wait()
 
     def _expires_at(self, model: str) -> float | None:
         return self._wishes.retention(model).expires_at(self._residents[model].used_at)

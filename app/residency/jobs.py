@@ -101,6 +101,11 @@ class Job:
         """Bytes copied to devices, and acknowledged by them."""
         return min(self.worked_bytes, self.bytes_total)
 
+    def accept(self) -> None:
+        """Its wish is durable: whoever asked is told, and so is everybody else."""
+        self.accepted.set()
+        self._changed(self)
+
     def start(self) -> None:
         """Queued no longer."""
         self.state = JobState.RUNNING

@@ -25,6 +25,7 @@ def test_a_model_is_loaded_moved_checked_and_unloaded(client: Client) -> None:
     assert client.load(MODEL, n_gpu_layers=12)["state"] == "succeeded"
     generation = client.model(MODEL)["generation"]
 
+    assert client.touch(MODEL)["used_at"] is not None
     assert client.offload(MODEL, n_gpu_layers=24, generation=generation)["generation"] == generation + 1
     assert sum(layer["device"] != "cpu" for layer in client.layers(MODEL)) == 26
     assert client.verify(MODEL, deep=True)["result"]["ok"]
