@@ -23,10 +23,15 @@ class DeviceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """What the driver reports, in bytes, other processes included; None where it does not say."""
+    """What the driver reports, in bytes, other processes included; None where it does not say.
+
+    `others_bytes` is what is taken, but not by this device's own buffers: the memory of other processes, and what the
+    driver itself needs for this one. `total - free - others` is what the device's buffers take.
+    """
 
     total_bytes: int | None
     free_bytes: int | None
+    others_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Gpu:
         self.id = f"cuda:{index}"
         self._stream: Any = None
         self._making = threading.Lock()
+        self._allocated_bytes = 0
+        self._counting = threading.Lock()
 
     @contextmanager
     def current(self, doing: str) -> Iterator[None]:
@@ -52,6 +54,23 @@ class Gpu:
         except runtime.CUDARuntimeError as error:
             status: int = error.status
             raise DeviceError(f"{self.id}: {doing}: {error}", device=self.id, status=status) from error
+
+    @contextmanager
+    def counting(self, nbytes: int) -> Iterator[None]:
+        """Allocate `nbytes` inside, or free them where `nbytes` is negative: counted if that does not raise."""
+        with self._counting:
+            yield
+            self._allocated_bytes += nbytes
+
+    def memory(self) -> DeviceMemory:
+        """Ask the driver, while nothing is allocated or freed here: others have what is taken and not ours.
+
+        Our own context counts as theirs, and what the driver rounds our allocations up by: neither is ours to place.
+        Call it inside `current`.
+        """
+        with self._counting:
+            free, total = runtime.memGetInfo()
+            return DeviceMemory(total, free, max(0, total - free - self._allocated_bytes))
 
     def stream(self) -> Any:
         """Return the stream for zeroing and reading back. Call it inside `current`."""
@@ -72,7 +91,8 @@ class CudaBuffer:
     def __init__(self, gpu: Gpu, nbytes: int) -> None:
         self.gpu = gpu
         self.nbytes = nbytes
-        self._memory: Any = cuda.Memory(nbytes)
+        with gpu.counting(nbytes):
+            self._memory: Any = cuda.Memory(nbytes)
         self._lifetime = Lifetime("the buffer", self._free)
 
     def zero(self) -> None:
@@ -113,7 +133,8 @@ class CudaBuffer:
             with self.gpu.current(f"freeing {self.nbytes} bytes"):
                 pass
         finally:
-            self._memory = None  # the only reference: CuPy calls cudaFree here and now
+            with self.gpu.counting(-self.nbytes):
+                self._memory = None  # the only reference: CuPy calls cudaFree here and now
 
 
 class StagingRing:
@@ -181,8 +202,7 @@ class CudaDevice:
     def memory(self) -> DeviceMemory:
         """Ask the driver; what other processes hold is not free."""
         with self._gpu.current("asking for free memory"):
-            free, total = runtime.memGetInfo()
-        return DeviceMemory(total, free)
+            return self._gpu.memory()
 
     def allocate(self, nbytes: int) -> CudaBuffer:
         """Allocate and zero. Raises OutOfDeviceMemory, or DeviceError where it was not for want of memory."""

@@ -105,9 +105,9 @@ class HostDevice:
         self.capabilities: dict[str, bool | int | str | None] = {"page_bytes": PAGE}
 
     def memory(self) -> DeviceMemory:
-        """Ask the kernel for total and available memory."""
+        """Ask the kernel for total and available memory; it does not say what others could not do without."""
         memory = psutil.virtual_memory()
-        return DeviceMemory(memory.total, memory.available)
+        return DeviceMemory(memory.total, memory.available, None)
 
     def allocate(self, nbytes: int) -> HostBuffer:
         """Map zeroed pages, all of which exist. Raises OutOfDeviceMemory."""

@@ -3,8 +3,9 @@
 ::
 
     devices  = "auto" | "none" | entry ("," entry)*
-    entry    = "cuda" | "cuda:" INDEX | "sim:" size ["@" size "/s"] (":" fault "=" N)*
-    fault    = "oom" | "failcopy" | "flip"          each at most once; N, counted from 1, is the call that it strikes
+    entry    = "cuda" | "cuda:" INDEX | "sim:" size ["@" size "/s"] (":" option)*
+    option   = "others=" size | fault "=" N         each at most once; others: what somebody else holds of the device
+    fault    = "oom" | "failcopy" | "flip"          N, counted from 1, is the call that it strikes
     size     = INTEGER ("B" | "KiB" | "MiB" | "GiB" | "TiB")
 """
 
@@ -19,7 +20,9 @@ from app.errors import DeviceUnavailable, InvalidValue
 PARAM: Final = "LOADMASTER_DEVICES"
 UNITS: Final = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 FAULTS: Final = tuple(fault.name for fault in fields(Faults))
+OTHERS: Final = "others"
 MAX_SIZE: Final = (1 << 63) - 1  # bytes: what an offset in a file can be
+SIZE_UNITS: Final = "B, KiB, MiB, GiB, TiB; below 2^63 bytes"
 MAX_INDEX: Final = 999
 MAX_COUNT: Final = 10**9
 
@@ -46,12 +49,14 @@ class SimulatedSpec:
     capacity_bytes: int
     bytes_per_second: int | None = None
     faults: Faults = field(default_factory=Faults)
+    others_bytes: int = 0
 
     def __str__(self) -> str:
         rate = f"@{format_size(self.bytes_per_second)}/s" if self.bytes_per_second else ""
+        others = f":{OTHERS}={format_size(self.others_bytes)}" if self.others_bytes else ""
         faults = [(name, getattr(self.faults, name)) for name in FAULTS]
         ordered = "".join(f":{name}={count}" for name, count in faults if count)
-        return f"sim:{format_size(self.capacity_bytes)}{rate}{ordered}"
+        return f"sim:{format_size(self.capacity_bytes)}{rate}{others}{ordered}"
 
 
 DeviceSpec = CudaSpec | SimulatedSpec
@@ -82,9 +87,10 @@ def open_devices(text: str) -> list[Device]:
         match spec:
             case CudaSpec():
                 devices += open_cuda(spec)
-            case SimulatedSpec(capacity, rate, faults):
+            case SimulatedSpec(capacity, rate, faults, others):
                 device_id = f"sim:{simulated}"
-                devices.append(SimulatedDevice(device_id, capacity, bytes_per_second=rate, faults=faults))
+                device = SimulatedDevice(device_id, capacity, bytes_per_second=rate, faults=faults, others_bytes=others)
+                devices.append(device)
                 simulated += 1
     return devices
 
@@ -123,19 +129,25 @@ def parse_simulated(text: str, entry: str) -> SimulatedSpec:
     size, at, rate = sizes.partition("@")
     if at and not rate.endswith("/s"):
         raise malformed(entry, f"a size per second such as 12GiB/s, not {rate!r}")
+    capacity = parse_size(size, entry)
     bandwidth = parse_size(rate.removesuffix("/s"), entry) if at else None
-    return SimulatedSpec(parse_size(size, entry), bandwidth, parse_faults(options, entry))
+    numbers = parse_options(options, entry)
+    others = numbers.pop(OTHERS, 0)
+    if others > capacity:
+        raise malformed(entry, f"{OTHERS}=SIZE of no more than the device has")
+    return SimulatedSpec(capacity, bandwidth, Faults(**numbers), others)
 
 
-def parse_faults(options: list[str], entry: str) -> Faults:
-    """Read `name=N` options, in any order."""
-    faults: dict[str, int] = {}
+def parse_options(options: list[str], entry: str) -> dict[str, int]:
+    """Read `name=N` options and `others=SIZE`, in any order; a size as bytes."""
+    numbers: dict[str, int] = {}
     for option in options:
-        name, _, count = option.partition("=")
-        if name not in FAULTS or name in faults:
-            raise malformed(entry, f"{', '.join(f'{name}=N' for name in FAULTS)}, each at most once, not {option!r}")
-        faults[name] = parse_integer(count, 1, MAX_COUNT, entry)
-    return Faults(**faults)
+        name, _, value = option.partition("=")
+        if name not in (*FAULTS, OTHERS) or name in numbers:
+            forms = ", ".join([*(f"{fault}=N" for fault in FAULTS), f"{OTHERS}=SIZE"])
+            raise malformed(entry, f"{forms}, each at most once, not {option!r}")
+        numbers[name] = parse_size(value, entry) if name == OTHERS else parse_integer(value, 1, MAX_COUNT, entry)
+    return numbers
 
 
 def parse_integer(text: str, least: int, most: int, entry: str) -> int:
@@ -148,11 +160,17 @@ def parse_integer(text: str, least: int, most: int, entry: str) -> int:
 
 def parse_size(text: str, entry: str) -> int:
     """Read a size as bytes."""
+    size = read_size(text)
+    if size is None:
+        raise malformed(entry, f"a size such as 8GiB ({SIZE_UNITS}), not {text!r}")
+    return size
+
+
+def read_size(text: str) -> int | None:
+    """Read a size as bytes; None for what is none."""
     match = re.fullmatch(r"([0-9]{1,19})(B|KiB|MiB|GiB|TiB)", text)
     size = int(match[1]) * UNITS[match[2]] if match else 0
-    if not 1 <= size <= MAX_SIZE:
-        raise malformed(entry, f"a size such as 8GiB (B, KiB, MiB, GiB, TiB; below 2^63 bytes), not {text!r}")
-    return size
+    return size if 1 <= size <= MAX_SIZE else None
 
 
 def format_size(nbytes: int) -> str:
@@ -161,7 +179,7 @@ def format_size(nbytes: int) -> str:
     return f"{nbytes // UNITS[unit]}{unit}"
 
 
-def malformed(entry: str, expected: str) -> InvalidValue:
-    """Make the error for an entry; long ones are cut."""
+def malformed(entry: str, expected: str, *, param: str = PARAM) -> InvalidValue:
+    """Make the error for an entry of the setting `param`; long ones are cut."""
     shown = entry if len(entry) <= 100 else entry[:100] + "…"
-    return InvalidValue(f"{PARAM}: {shown!r}: expected {expected}", param=PARAM)
+    return InvalidValue(f"{param}: {shown!r}: expected {expected}", param=param)

@@ -98,7 +98,10 @@ class SimulatedBuffer:
 
 
 class SimulatedDevice:
-    """A device of `capacity_bytes`, whose copies share `bytes_per_second` if given, and which fails to order."""
+    """A device of `capacity_bytes`, whose copies share `bytes_per_second` if given, and which fails to order.
+
+    Somebody else holds `others_bytes` of it; whoever plays that part may change the number at any time.
+    """
 
     kind: Final = DeviceKind.SIMULATED
     name: Final = "Simulated device"
@@ -111,9 +114,11 @@ class SimulatedDevice:
         *,
         bytes_per_second: int | None = None,
         faults: Faults | None = None,
+        others_bytes: int = 0,
     ) -> None:
         self.id = device_id
         self.capacity_bytes = capacity_bytes
+        self.others_bytes = others_bytes
         self._faults = faults or Faults()
         self._clock = TokenClock(bytes_per_second) if bytes_per_second else None
         self.capabilities: dict[str, bool | int | str | None] = {
@@ -128,8 +133,8 @@ class SimulatedDevice:
         self._copies = 0
 
     def memory(self) -> DeviceMemory:
-        """Return the capacity, and what of it is in no buffer."""
-        return DeviceMemory(self.capacity_bytes, self.capacity_bytes - self._live_bytes)
+        """Return the capacity, what of it is in no buffer and not others', and what is others'."""
+        return DeviceMemory(self.capacity_bytes, self._free_bytes, self.others_bytes)
 
     def allocate(self, nbytes: int) -> SimulatedBuffer:
         """Make a buffer of zeros whose pages exist. Raises OutOfDeviceMemory: device full, host full, ordered."""
@@ -137,7 +142,7 @@ class SimulatedDevice:
             raise ValueError(f"a buffer of {nbytes} bytes cannot be")
         with self._lock:
             self._allocations += 1
-            free = self.capacity_bytes - self._live_bytes
+            free = self._free_bytes
             if nbytes > free or self._allocations == self._faults.oom:
                 raise OutOfDeviceMemory(device=self.id, requested_bytes=nbytes, free_bytes=free)
             self._live_bytes += nbytes
@@ -179,6 +184,10 @@ class SimulatedDevice:
             if due is not None:
                 wait_until(due, meter)
             work.acknowledge(piece.nbytes)
+
+    @property
+    def _free_bytes(self) -> int:
+        return self.capacity_bytes - self.others_bytes - self._live_bytes
 
     @property
     def _piece_bytes(self) -> int:

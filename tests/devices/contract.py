@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from app.devices import Device, DeviceMemory, Meter, Segment
+from app.devices import Device, DeviceKind, DeviceMemory, Meter, Segment
 from app.errors import Cancelled, OutOfDeviceMemory, TransferFailed
 from tests.devices.instruments import (
     SOURCE_BYTES,
@@ -16,6 +16,7 @@ from tests.devices.instruments import (
     Source,
     Stranger,
     open_descriptors,
+    own_bytes,
     read_until_refused,
 )
 
@@ -42,7 +43,8 @@ class DeviceTests:
 
     def test_says_what_it_is(self, device: Device) -> None:
         """A device has an id, a name and facts, and its memory adds up."""
-        total, free = device.memory().total_bytes, device.memory().free_bytes
+        memory = device.memory()
+        total, free = memory.total_bytes, memory.free_bytes
 
         assert device.id.split(":")[0] in {"cpu", "sim", "cuda"}
         assert device.name
@@ -50,6 +52,19 @@ class DeviceTests:
         assert total is not None
         assert free is not None
         assert 0 <= free <= total
+        assert 0 <= (memory.others_bytes or 0) <= total - free
+
+    def test_tells_its_own_from_others(self, device: Device) -> None:
+        """What is neither free nor others' is what its buffers take; of the host nobody knows."""
+        own = []
+        for nbytes in (12 << 20, 1, 8 << 20):
+            buffer = device.allocate(nbytes)
+            own.append(own_bytes(device.memory()))
+            buffer.release()
+            own.append(own_bytes(device.memory()))
+
+        assert own in ([12 << 20, 0, 1, 0, 8 << 20, 0], [None] * 6)
+        assert (None in own) is (device.kind is DeviceKind.HOST)
 
     def test_starts_with_zeros(self, device: Device) -> None:
         """A fresh buffer is as large as asked for, and holds zeros."""

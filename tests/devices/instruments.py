@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.devices import Buffer, Meter
+from app.devices import Buffer, DeviceMemory, Meter
 
 SOURCE_BYTES = (18 << 20) + 4321  # more than two of the largest pieces, and no multiple of anything
 
@@ -15,6 +15,13 @@ class Source:
 
     fd: int
     data: bytes
+
+
+def own_bytes(memory: DeviceMemory) -> int | None:
+    """What is neither free nor others'; None where the device does not say."""
+    if memory.total_bytes is None or memory.free_bytes is None or memory.others_bytes is None:
+        return None
+    return memory.total_bytes - memory.free_bytes - memory.others_bytes
 
 
 class RecordingMeter(Meter):

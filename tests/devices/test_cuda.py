@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -63,6 +64,36 @@ def test_release_frees_at_once(gpu: CudaDevice) -> None:
     assert after is not None
     assert before - during >= 256 * MIB
     assert after - during >= 256 * MIB
+
+
+def test_others_are_not_charged_with_our_buffers(gpu: CudaDevice) -> None:
+    """However buffers come and go, each look finds with others what they have, and nothing that is on its way to us."""
+    before = gpu.memory().others_bytes
+    assert before is not None
+    seen = []
+
+    def come_and_go(_: int) -> None:
+        for _ in range(10):
+            buffer = gpu.allocate(64 * MIB)
+            seen.append(gpu.memory().others_bytes or 0)
+            buffer.release()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(come_and_go, range(4)))
+
+    assert all(abs(others - before) < 32 * MIB for others in seen)
+
+
+def test_another_opening_is_another(gpu: CudaDevice) -> None:
+    """What the same GPU, opened a second time, has allocated is others'."""
+    before = gpu.memory().others_bytes
+    buffer = cuda_devices()[0].allocate(256 * MIB)
+    during = gpu.memory().others_bytes
+    buffer.release()
+
+    assert before is not None
+    assert during is not None
+    assert during - before >= 128 * MIB
 
 
 def test_refuses_the_buffer_of_another_opening(gpu: CudaDevice, source: Source) -> None:

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 sizes = st.integers(1, (1 << 63) - 1)
 counts = st.none() | st.integers(1, 10**9)
 faults = st.builds(Faults, oom=counts, failcopy=counts, flip=counts)
-simulated = st.builds(SimulatedSpec, sizes, st.none() | sizes, faults)
+simulated = sizes.flatmap(
+    lambda size: st.builds(SimulatedSpec, st.just(size), st.none() | sizes, faults, st.integers(0, size))
+)
 cuda = st.builds(CudaSpec, st.integers(0, 999))
 
 
@@ -58,6 +60,11 @@ def test_whatever_is_written_is_read_or_refused(text: str) -> None:
             (SimulatedSpec(64 << 20, 100 << 20, Faults(oom=7, failcopy=3, flip=5)),),
         ),
         ("sim:1MiB:flip=5:oom=7", (SimulatedSpec(1 << 20, None, Faults(oom=7, flip=5)),)),
+        ("sim:1GiB:others=1GiB", (SimulatedSpec(1 << 30, others_bytes=1 << 30),)),
+        (
+            "sim:1GiB@1B/s:oom=7:others=512MiB:flip=5",
+            (SimulatedSpec(1 << 30, 1, Faults(oom=7, flip=5), others_bytes=512 << 20),),
+        ),
         ("cuda,sim:1MiB", (CudaSpec(), SimulatedSpec(1 << 20))),
     ],
 )
@@ -85,6 +92,11 @@ def test_reads(text: str, expected: tuple[object, ...]) -> None:
         ("sim:1MiB:", "'sim:1MiB:'", "oom=N, failcopy=N, flip=N"),
         ("sim:1MiB:burn=1", "'sim:1MiB:burn=1'", "oom=N, failcopy=N, flip=N"),
         ("sim:1MiB:oom=1:oom=2", "'sim:1MiB:oom=1:oom=2'", "at most once"),
+        ("sim:1MiB:others", "'sim:1MiB:others'", "a size such as 8GiB"),
+        ("sim:1MiB:others=0B", "'sim:1MiB:others=0B'", "a size such as 8GiB"),
+        ("sim:1MiB:others=50%", "'sim:1MiB:others=50%'", "a size such as 8GiB"),
+        ("sim:1MiB:others=1B:others=1B", "'sim:1MiB:others=1B:others=1B'", "at most once"),
+        ("sim:1MiB:others=2MiB", "'sim:1MiB:others=2MiB'", "no more than the device has"),
         ("sim:1MiB:oom=0", "'sim:1MiB:oom=0'", "from 1"),
         ("sim:1MiB:oom", "'sim:1MiB:oom'", "from 1"),
         ("sim:1MiB:oom=٣", "'sim:1MiB:oom=٣'", "from 1"),
@@ -116,11 +128,12 @@ def test_long_entries_are_cut() -> None:
 
 def test_opens_devices_in_order() -> None:
     """Simulated devices are numbered as they are named, and are what was ordered."""
-    devices = open_devices("sim:1MiB,sim:2MiB@3B/s:flip=4")
+    devices = open_devices("sim:1MiB,sim:2MiB@3B/s:flip=4:others=1KiB")
 
     assert [device.id for device in devices] == ["sim:0", "sim:1"]
     assert [device.kind for device in devices] == [DeviceKind.SIMULATED] * 2
     assert [device.memory().total_bytes for device in devices] == [1 << 20, 2 << 20]
+    assert [device.memory().others_bytes for device in devices] == [0, 1 << 10]
     assert devices[1].capabilities["bytes_per_second"] == 3
     assert devices[1].capabilities["flip"] == 4
 

@@ -39,6 +39,15 @@ class TestSlowDevice(TestSimulatedDevice):
         return SimulatedDevice("sim:0", 64 * MIB, bytes_per_second=1 << 30)
 
 
+class TestSharedDevice(TestSimulatedDevice):
+    """The contract, on a simulated device of which somebody else holds a part."""
+
+    @pytest.fixture
+    def device(self) -> Device:
+        """As much room as the others have, and as much again that they do not."""
+        return SimulatedDevice("sim:0", 128 * MIB, others_bytes=64 * MIB)
+
+
 def test_always_says_that_it_is_simulated() -> None:
     """Kind and capabilities tell what it is, and what was ordered."""
     device = SimulatedDevice("sim:3", MIB, bytes_per_second=7, faults=Faults(oom=1, flip=2))
@@ -52,7 +61,7 @@ def test_capacity_is_the_sum_of_live_buffers() -> None:
     """What is allocated is not free, what is released is, and one byte too many is refused with the numbers."""
     device = SimulatedDevice("sim:0", 10_000)
     first, second = device.allocate(6_000), device.allocate(4_000)
-    assert device.memory() == DeviceMemory(10_000, 0)
+    assert device.memory() == DeviceMemory(10_000, 0, 0)
 
     second.release()
     with pytest.raises(OutOfDeviceMemory) as caught:
@@ -62,7 +71,22 @@ def test_capacity_is_the_sum_of_live_buffers() -> None:
     device.allocate(4_000).release()
     first.release()
     first.release()
-    assert device.memory() == DeviceMemory(10_000, 10_000)
+    assert device.memory() == DeviceMemory(10_000, 10_000, 0)
+
+
+def test_what_others_hold_cannot_be_had() -> None:
+    """It is not free, and an allocation that needs a byte of it is refused with what is free."""
+    device = SimulatedDevice("sim:0", 10_000, others_bytes=7_000)
+    assert device.memory() == DeviceMemory(10_000, 3_000, 7_000)
+
+    with pytest.raises(OutOfDeviceMemory) as caught:
+        device.allocate(3_001)
+
+    assert (caught.value.requested_bytes, caught.value.free_bytes) == (3_001, 3_000)
+    buffer = device.allocate(3_000)
+    assert device.memory() == DeviceMemory(10_000, 0, 7_000)
+    buffer.release()
+    assert device.memory() == DeviceMemory(10_000, 3_000, 7_000)
 
 
 def test_a_full_host_is_out_of_memory() -> None:
