@@ -2,16 +2,19 @@
 
 import ipaddress
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.devices.limits import parse_limits
 from app.devices.settings import parse_devices
 from app.errors import InvalidValue
 
 PREFIX = "LOADMASTER_"
+GRAMMARS: dict[str, Callable[[str], object]] = {"devices": parse_devices, "memory_limit": parse_limits}
 
 
 class Settings(BaseSettings):
@@ -24,6 +27,9 @@ class Settings(BaseSettings):
     )
     devices: str = Field(
         default="auto", description="`auto`, `none`, `cuda`, or a list such as `sim:8GiB,sim:8GiB@12GiB/s`."
+    )
+    memory_limit: str = Field(
+        default="all", description="What of each device may be ours: `all`, `20GiB`, `80%`, or `cuda:0=20GiB,cpu=50%`."
     )
     state_dir: Path = Field(
         default=Path("~/.local/state/loadmaster"), description="Where wishes are kept over a restart."
@@ -61,11 +67,11 @@ class Settings(BaseSettings):
             raise ValueError("at least one directory is needed")
         return tuple(path.expanduser() for path in value)
 
-    @field_validator("devices")
+    @field_validator(*GRAMMARS)
     @classmethod
-    def _read(cls, value: str) -> str:
+    def _read(cls, value: str, info: ValidationInfo) -> str:
         try:
-            parse_devices(value)
+            GRAMMARS[str(info.field_name)](value)
         except InvalidValue as error:
             raise ValueError(error.message.removeprefix(f"{error.param}: ")) from None
         return value

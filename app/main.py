@@ -24,6 +24,7 @@ from app.api.middleware import BodyLimit, Door, StartRefusal
 from app.api.schemas import encode
 from app.config import Settings
 from app.devices.host import HostDevice
+from app.devices.limits import limits_of
 from app.devices.settings import open_devices
 from app.residency import Loadmaster
 from app.residency.wishes import Wishes
@@ -47,11 +48,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         _allow_many_files()
         wishes = await Wishes.open(settings.state_dir)
         try:
-            devices = await asyncio.to_thread(open_devices, settings.devices)
+            devices = [*await asyncio.to_thread(open_devices, settings.devices), HostDevice()]
+            limits = await asyncio.to_thread(limits_of, settings.memory_limit, devices)
         except BaseException:
             await wishes.close()
             raise
-        loadmaster = Loadmaster(settings.models_dir, [*devices, HostDevice()], wishes, encode)
+        loadmaster = Loadmaster(settings.models_dir, devices, limits, wishes, encode)
         try:
             await loadmaster.start()
             with _on_a_signal(loadmaster.begin_stop):

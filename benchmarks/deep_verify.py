@@ -18,6 +18,7 @@ from pathlib import Path
 from app.api.schemas import encode
 from app.devices import Device
 from app.devices.host import HostDevice
+from app.devices.limits import limits_of
 from app.devices.simulated import SimulatedDevice
 from app.gguf import GGMLType
 from app.gguf.blocks import block_bytes
@@ -84,7 +85,7 @@ async def rows(directory: Path, nbytes: int, rounds: int) -> list[tuple[str, flo
     size = write_model(path, nbytes)
     wishes = await Wishes.open(directory / "state")
     devices: list[Device] = [SimulatedDevice("sim:0", 2 * size), HostDevice()]
-    loadmaster = Loadmaster([path.parent], devices, wishes, encode)
+    loadmaster = Loadmaster([path.parent], devices, limits_of("all", devices), wishes, encode)
     await loadmaster.start()
     found = []
     try:

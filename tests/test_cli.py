@@ -20,6 +20,8 @@ CANNOT_BE, CANNOT_START = 2, 3
         ("devices", "sim:abc", "devices: 'sim:abc': expected a size such as 8GiB"),
         ("devices", "gpu", "devices: 'gpu': expected `cuda`"),
         ("devices", "sim:1GiB:oom=0", "devices: 'sim:1GiB:oom=0': expected an integer from 1"),
+        ("memory_limit", "80", "memory_limit: '80': expected `all`, a size such as 20GiB"),
+        ("memory_limit", "cpu=1GiB,cpu=2GiB", "memory_limit: 'cpu=2GiB': expected one limit for cpu"),
         ("port", "99999", "port: "),
         ("models_dir", "", "models_dir: at least one directory is needed"),
         ("models_dir", ":", "models_dir: at least one directory is needed"),
@@ -80,6 +82,19 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         code, output = refused(environment(tmp_path / "state", **settings))
         assert code == CANNOT_START
         assert sentence in output
+        assert "Traceback" not in output
+
+
+def test_a_limit_for_a_device_that_is_not_there_cannot_be(tmp_path: Path) -> None:
+    """What only the devices can tell is the setting's fault all the same: a sentence, exit code 2, no traceback."""
+    for name in ("sim:1", "cuda:0", "GPU-1"):
+        limits = {"DEVICES": "sim:1GiB", "MEMORY_LIMIT": f"50%,{name}=1GiB"}
+
+        code, output = refused(environment(tmp_path / "state", **limits))
+
+        assert code == CANNOT_BE
+        assert f"LOADMASTER_MEMORY_LIMIT: '{name}': expected a device that is there" in output
+        assert "sim:0, cpu" in output
         assert "Traceback" not in output
 
 

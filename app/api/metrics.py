@@ -20,6 +20,7 @@ class _Collector(Collector):
         for column, text in (
             ("total", "What the driver reports as the device's memory."),
             ("free", "What the driver reports as free."),
+            ("others", "What other processes hold, and the driver itself."),
             ("limit", "What of the device may be ours."),
             ("used", "Slabs of current placements."),
             ("weights", "Tensor bytes in current placements."),

@@ -71,7 +71,10 @@ class BodyLimit:
 
 
 class StartRefusal:
-    """Says in a sentence why the service does not start, where the framework would send the server a traceback."""
+    """Says in a sentence why the service does not start, where the framework would send the server a traceback.
+
+    The error itself is kept as `app.state.refusal`, for the command's exit code.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -83,6 +86,7 @@ class StartRefusal:
             error = sys.exc_info()[1]
             if message["type"] == "lifespan.startup.failed" and isinstance(error, LoadmasterError):
                 message = {**message, "message": str(error)}
+                scope["app"].state.refusal = error
             await send(message)
 
         await self.app(scope, receive, told)

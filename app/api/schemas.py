@@ -228,6 +228,7 @@ class DeviceOut(BaseModel):
     uuid: str | None
     total_bytes: int | None
     free_bytes: int | None
+    others_bytes: int | None
     limit_bytes: int
     capabilities: dict[str, bool | int | str | None]
 

@@ -29,6 +29,7 @@ async def devices(loadmaster: LoadmasterDep) -> ListOut[DeviceOut]:
             uuid=memory.uuid,
             total_bytes=memory.total_bytes,
             free_bytes=memory.free_bytes,
+            others_bytes=memory.others_bytes,
             limit_bytes=memory.limit_bytes,
             capabilities=loadmaster.devices[memory.id].capabilities,
         )
@@ -43,7 +44,8 @@ async def devices(loadmaster: LoadmasterDep) -> ListOut[DeviceOut]:
             uuid=host.uuid,
             total_bytes=record.host.total_bytes,
             free_bytes=record.host.available_bytes,
-            limit_bytes=record.host.total_bytes,
+            others_bytes=None,
+            limit_bytes=record.host.limit_bytes,
             capabilities=host.capabilities,
         )
     )

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from app.devices import Device, DeviceKind
+from app.devices import Device
 from app.errors import DoesNotFit, InvalidModel, InvalidValue, UnknownDevice
-from app.placement import HOST, Override, Overrides, Placement, PlacementRequest, Plan
+from app.placement import HOST, HostMode, Override, Overrides, Placement, PlacementRequest, Plan
 from app.residency.eviction import Evict, fewest, sums
 from app.residency.ledger import Ledger
 from app.residency.library import Library
@@ -83,7 +83,7 @@ class Admission:
 
     async def plan(self, entry: Entry, request: PlacementRequest, *, table: bool) -> Plan:
         """The plan that `decide` would take now, worked out on a thread: a table takes its time."""
-        model, room = entry.require_model(), self._room(entry.id)
+        model, room = entry.require_model(), self._room(entry.id, request.host)
         return await asyncio.to_thread(propose, model, request, self._placement(entry), room, table=table)
 
     def decide(
@@ -93,7 +93,7 @@ class Admission:
 
         Raises DoesNotFit, which names those that do not make room.
         """
-        model, here, room = entry.require_model(), self._placement(entry), self._room(entry.id)
+        model, here, room = entry.require_model(), self._placement(entry), self._room(entry.id, request.host)
 
         def proposed(freed: Mapping[str, int]) -> Plan:
             more = {device: nbytes + freed.get(device, 0) for device, nbytes in room.items()}
@@ -113,7 +113,7 @@ class Admission:
 
     def decide_again(self, entry: Entry, wish: Wish) -> Decision:
         """Where a model that an earlier process had goes: to where it was, or, where that cannot be, to a new place."""
-        room = self._room(entry.id)
+        room = self._room(entry.id, wish.request.host)
         placement = restored(entry.require_model(), wish, room)
         return reconcile(None, placement, room) if placement else self.decide(entry, wish.request)
 
@@ -131,21 +131,16 @@ class Admission:
             **self._neighbours.on(short.id, entry.id),
         )
 
-    def _room(self, model: str) -> dict[str, int]:
+    def _room(self, model: str, host: HostMode) -> dict[str, int]:
         """What the model may hold of each device and of the host, its own present bytes included.
 
-        Where other processes use a device, too, what the driver has free counts as well: they may have taken some of
-        what was to be ours.
+        Of the host that is what is available; only copies of our own have a limit, too.
         """
-        record = self._memory.record()
-        room = {}
-        for device in record.devices:
-            room[device.id] = self._ledger.room(device.id, model)
-            if device.kind is DeviceKind.CUDA and device.free_bytes is not None:
-                free = device.free_bytes - self._ledger.claimed_by_others(device.id, model)
-                room[device.id] = min(room[device.id], max(0, free) + self._ledger.held(device.id, model))
+        room = {device: self._ledger.room(device, model) for device in self._devices}
         resident = self._residents.get(model)
         own = self._ledger.held(HOST, model) + (resident.files.locked_bytes if resident else 0)
-        free = record.host.available_bytes - self._ledger.claimed_by_others(HOST, model)
+        free = self._memory.record().host.available_bytes - self._ledger.claimed_by_others(HOST, model)
         room[HOST] = max(0, free) + own
+        if host is HostMode.BUFFERED:
+            room[HOST] = min(room[HOST], self._ledger.room(HOST, model))
         return room

@@ -53,9 +53,15 @@ class Ledger:
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._limits = dict(limits)
+        self._left_by_others = dict(limits)
         self._accounts: dict[str, dict[str, _Account]] = {device: {} for device in limits}
         self._claimants: dict[str, None] = {}
         """The models that have claims, in the order in which they came."""
+
+    def bound(self, device: str, left_bytes: int) -> None:
+        """Others, who are no models of ours, leave so much of the device; its limit holds all the same."""
+        self._left_by_others[device] = left_bytes
+        self._set_aside(device)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -85,7 +91,7 @@ class Ledger:
         accounts = self._accounts[device]
         others = sum(account.committed for id_, account in accounts.items() if id_ != model)
         own = accounts.get(model)
-        return max(0, self._limits[device] - others - (own.retired if own else 0))
+        return max(0, self._ours(device) - others - (own.retired if own else 0))
 
     def held(self, device: str, model: str) -> int:
         """The model's current slabs on the device."""
@@ -122,7 +128,7 @@ class Ledger:
         needed = slab_sums(slabs)
         for device, nbytes in needed.items():
             if nbytes > self._stageable(device, model):
-                free = self._stageable(device, model)
+                free = max(0, self._stageable(device, model))
                 raise OutOfDeviceMemory(device=device, requested_bytes=nbytes, free_bytes=free)
         for device, nbytes in needed.items():
             account = self._account(device, model)
@@ -170,8 +176,11 @@ class Ledger:
     def _stageable(self, device: str, model: str) -> int:
         return self._free(device) + self._account(device, model).promised
 
+    def _ours(self, device: str) -> int:
+        return min(self._limits[device], self._left_by_others[device])
+
     def _free(self, device: str) -> int:
-        return self._limits[device] - sum(account.total for account in self._accounts[device].values())
+        return self._ours(device) - sum(account.total for account in self._accounts[device].values())
 
     def _set_aside(self, device: str) -> None:
         for model in self._claimants:

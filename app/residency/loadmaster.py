@@ -7,14 +7,14 @@ says who owns what, and why.
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from app.devices import Device
 from app.errors import LoadmasterError, ModelBusy, NotLoaded, StaleGeneration
-from app.placement import HOST, PlacementRequest, Plan
+from app.placement import PlacementRequest, Plan
 from app.residency.admission import Admission
 from app.residency.changes import Changes
 from app.residency.commitments import Commitments, accepted
@@ -43,17 +43,22 @@ MEMORY_SECONDS: Final = 0.1  # ten memory events a second at most
 
 
 class Loadmaster:
-    """Loads, places, rebalances and unloads models, and tells about it."""
+    """Loads, places, rebalances and unloads models, and tells about it; of each device `limits` bytes may be ours."""
 
     def __init__(
-        self, directories: Sequence[Path], devices: Sequence[Device], wishes: Wishes, encode: Callable[[Payload], str]
+        self,
+        directories: Sequence[Path],
+        devices: Sequence[Device],
+        limits: Mapping[str, int],
+        wishes: Wishes,
+        encode: Callable[[Payload], str],
     ) -> None:
         self.devices = {device.id: device for device in devices}
         self.broadcast = Broadcast(uuid.uuid4().hex[:12], encode)
         self.jobs = Jobs()
         self._wishes = wishes
         self._residents: dict[str, Resident] = {}
-        self._ledger = ledger = Ledger({device.id: _limit(device) for device in devices})
+        self._ledger = ledger = Ledger(limits)
         self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer")
         self._verify_threads = ThreadPoolExecutor(VERIFY_THREADS, "verify")
         self._memory_changed = asyncio.Event()
@@ -255,9 +260,3 @@ class Loadmaster:
             except Exception:  # the next change is to be told all the same
                 log.exception("what memory there is could not be told")
             await asyncio.sleep(MEMORY_SECONDS)
-
-
-def _limit(device: Device) -> int:
-    """What of a device may be ours: of an accelerator what is free at the start, of the host all of it."""
-    memory = device.memory()
-    return (memory.total_bytes if device.id == HOST else memory.free_bytes) or 0

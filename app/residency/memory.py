@@ -44,6 +44,9 @@ class Memory:
     async def _ask(self) -> None:
         files = [resident.current.files for resident in self._residents.values()]
         self._reported = await asyncio.to_thread(_report, self._devices, files)
+        for device, memory in self._reported.devices.items():
+            if memory.total_bytes is not None and memory.others_bytes is not None:
+                self._ledger.bound(device, memory.total_bytes - memory.others_bytes)
 
     def record(self) -> MemoryRecord:
         """All memory now, as far as we hold it; as of the last `ask`, where the system reports it."""
@@ -58,6 +61,7 @@ class Memory:
             host=HostMemoryRecord(
                 total_bytes=reported.host.total_bytes,
                 available_bytes=reported.host.available_bytes,
+                limit_bytes=buffered.limit_bytes,
                 mapped_bytes=sum(resident.current.files.mapped_bytes for resident in residents),
                 resident_bytes=reported.resident_bytes,
                 locked_bytes=sum(resident.current.files.locked_bytes for resident in residents),
@@ -81,6 +85,7 @@ class Memory:
             uuid=device.uuid,
             total_bytes=reported.total_bytes,
             free_bytes=reported.free_bytes,
+            others_bytes=reported.others_bytes,
             limit_bytes=row.limit_bytes,
             used_bytes=row.used_bytes,
             weights_bytes=row.weights_bytes,

@@ -169,7 +169,10 @@ class TensorRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemoryRecord:
-    """One accelerator: what the driver reports (total, free), and what we hold (the ledger)."""
+    """One accelerator: what the driver reports (total, free, others'), and what we hold and may hold (the ledger).
+
+    `others_bytes` is taken by other processes, or by the driver itself: `total = free + others +` our allocations.
+    """
 
     id: str
     kind: DeviceKind
@@ -177,6 +180,7 @@ class DeviceMemoryRecord:
     uuid: str | None
     total_bytes: int | None
     free_bytes: int | None
+    others_bytes: int | None
     limit_bytes: int
     used_bytes: int
     weights_bytes: int
@@ -187,10 +191,11 @@ class DeviceMemoryRecord:
 
 @dataclass(frozen=True, slots=True)
 class HostMemoryRecord:
-    """The host: the system's memory, and what loaded models have in it."""
+    """The host: the system's memory, what copies (`buffered_bytes`) may take of it, and what models have in it."""
 
     total_bytes: int
     available_bytes: int
+    limit_bytes: int
     mapped_bytes: int
     resident_bytes: int | None
     locked_bytes: int

@@ -44,9 +44,13 @@ def demo_file() -> Path:
 
 
 @contextmanager
-def serving(state_dir: Path, *, devices: str = FAST, models: tuple[Path, ...] = ()) -> Iterator[httpx.Client]:
+def serving(
+    state_dir: Path, *, devices: str = FAST, memory_limit: str = "all", models: tuple[Path, ...] = ()
+) -> Iterator[httpx.Client]:
     """Serve until the block ends; yields a client. The demo model's directory is the first of the models'."""
-    settings = Settings(models_dir=(demo_file().parent, *models), devices=devices, state_dir=state_dir)
+    settings = Settings(
+        models_dir=(demo_file().parent, *models), devices=devices, memory_limit=memory_limit, state_dir=state_dir
+    )
     config = uvicorn.Config(
         create_app(settings), port=0, lifespan="on", log_config=None, ws="none", timeout_graceful_shutdown=10
     )

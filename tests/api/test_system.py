@@ -85,6 +85,8 @@ def test_devices_say_what_they_can_do(client: httpx.Client) -> None:
         ("cpu", "host"),
     ]
     assert [device["limit_bytes"] for device in devices[:2]] == [64 << 20] * 2
+    assert [device["others_bytes"] for device in devices] == [0, 0, None]
+    assert devices[2]["limit_bytes"] == devices[2]["total_bytes"]
     assert "bytes_per_second" in devices[0]["capabilities"]
 
 
@@ -101,7 +103,7 @@ def test_metrics_agree_with_the_memory(client: httpx.Client) -> None:
 
     memory = answer(client.get("/v1/memory"))
 
-    for column in ("total", "free", "limit", "used", "weights", "padding", "reserved", "retired"):
+    for column in ("total", "free", "others", "limit", "used", "weights", "padding", "reserved", "retired"):
         expected = {(row["id"], "", row["kind"]): row[f"{column}_bytes"] for row in memory["devices"]}
         assert {
             (labels["device"], labels["uuid"], labels["kind"]): value

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from app.api.schemas import encode
-from app.devices import Device
+from app.devices import Device, DeviceMemory
 from app.devices.host import HostDevice
+from app.devices.limits import limits_of
 from app.devices.simulated import SimulatedDevice
 from app.errors import LoadmasterError
 from app.placement import HOST, Placement, PlacementRequest
@@ -18,6 +19,7 @@ from app.residency import Loadmaster
 from app.residency.events import Event
 from app.residency.jobs import Job
 from app.residency.ledger import LedgerRow
+from app.residency.records import DeviceMemoryRecord
 from app.residency.wishes import Wish, Wishes
 from tests.residency.instruments import descriptors, original
 
@@ -37,10 +39,12 @@ def slow_device() -> SimulatedDevice:
 
 
 @asynccontextmanager
-async def service(directory: Path, *devices: Device) -> AsyncIterator[Loadmaster]:
+async def service(directory: Path, *devices: Device, memory_limit: str = "all") -> AsyncIterator[Loadmaster]:
     """A running service on `directory`/models; once it has stopped, all of its books must be at zero."""
     wishes = await Wishes.open(directory / "state")
-    loadmaster = Loadmaster([directory / "models"], [*devices, HostDevice()], wishes, encode)
+    places = [*devices, HostDevice()]
+    limits = limits_of(memory_limit, places)
+    loadmaster = Loadmaster([directory / "models"], places, limits, wishes, encode)
     try:
         await loadmaster.start()
         yield loadmaster
@@ -49,7 +53,12 @@ async def service(directory: Path, *devices: Device) -> AsyncIterator[Loadmaster
     for id_, row in rows(loadmaster).items():
         assert (row.used_bytes, row.weights_bytes, row.reserved_bytes, row.retired_bytes) == (0, 0, 0, 0), id_
     for device in devices:
-        assert device.memory().free_bytes == device.memory().total_bytes
+        assert allocated(device.memory()) == 0
+
+
+def allocated(memory: DeviceMemory | DeviceMemoryRecord) -> int:
+    """What a simulated device's buffers take."""
+    return (memory.total_bytes or 0) - (memory.free_bytes or 0) - (memory.others_bytes or 0)
 
 
 def at(n_gpu_layers: int) -> Callable[[PlacementRequest], PlacementRequest]:
@@ -151,7 +160,7 @@ async def assert_books_agree(loadmaster: Loadmaster, model: str) -> None:
     for device in record.devices:
         assert device.weights_bytes == sum(one.devices.get(device.id, 0) for one in record.models)
         assert device.used_bytes == device.weights_bytes + device.padding_bytes
-        assert device.used_bytes + device.retired_bytes == (device.total_bytes or 0) - (device.free_bytes or 0)
+        assert device.used_bytes + device.retired_bytes == allocated(device)
     for tensor in described.tensors:
         reading = await loadmaster.read(model, tensor.name)
         data = b"".join([chunk async for chunk in reading.chunks(0, tensor.nbytes)])

@@ -37,6 +37,7 @@ class Books(RuleBasedStateMachine):
         self.promised: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.leaving: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.claimants: list[str] = []
+        self.ours = dict(LIMITS)
         self.slabs: dict[str, list[tuple[str, Slab]]] = {"staged": [], "used": [], "retired": []}
 
     def sum(self, state: str, device: str, model: str | None = None) -> int:
@@ -46,7 +47,7 @@ class Books(RuleBasedStateMachine):
     def free(self, device: str) -> int:
         """Bytes that nobody has been given or promised."""
         held = sum(self.sum(state, device) for state in self.slabs)
-        return LIMITS[device] - held - sum(self.promised[model, device] for model in MODELS)
+        return self.ours[device] - held - sum(self.promised[model, device] for model in MODELS)
 
     def set_aside(self) -> None:
         """What is free goes to the claims that lack it, first come, first served."""
@@ -70,6 +71,13 @@ class Books(RuleBasedStateMachine):
         for device, nbytes in (("sim:0", zero), ("sim:1", one)):
             self.promised[model, device] = 0
             self.claimed[model, device] = nbytes
+        self.set_aside()
+
+    @rule(device=devices, left=st.integers(0, 120))
+    def bound(self, device: str, left: int) -> None:
+        """Others leave more or less than the limit; what is held or promised already stays so."""
+        self.ledger.bound(device, left)
+        self.ours[device] = min(LIMITS[device], left)
         self.set_aside()
 
     @rule(model=models)
@@ -98,7 +106,7 @@ class Books(RuleBasedStateMachine):
         if nbytes > room:
             with pytest.raises(OutOfDeviceMemory) as caught:
                 self.ledger.stage(model, [new])
-            assert (caught.value.requested_bytes, caught.value.free_bytes) == (nbytes, room)
+            assert (caught.value.requested_bytes, caught.value.free_bytes) == (nbytes, max(0, room))
             return
         self.ledger.stage(model, [new])
         self.slabs["staged"].append((model, new))
@@ -151,7 +159,7 @@ class Books(RuleBasedStateMachine):
                 others = [other for other in MODELS if other != model]
                 theirs = sum(self.sum(state, device, other) for state in self.slabs for other in others)
                 theirs += sum(self.claimed[other, device] - self.leaving[other, device] for other in others)
-                room = max(0, limit - theirs - self.sum("retired", device, model))
+                room = max(0, self.ours[device] - theirs - self.sum("retired", device, model))
                 assert self.ledger.room(device, model) == room
                 claimed = sum(self.claimed[other, device] for other in others)
                 assert self.ledger.claimed_by_others(device, model) == claimed
