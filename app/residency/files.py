@@ -153,6 +153,21 @@ class OpenFiles:
                 f"{error}; rescan to see what is there now", model=self.model, file=file.shown_path
             ) from error
 
+    def duplicate(self) -> "OpenFiles":
+        """The same open files, whichever were opened, under descriptors that outlive these; nothing is mapped.
+
+        HostError where there may be no more descriptors.
+        """
+        twin = OpenFiles(self.model, ())
+        twin.files = self.files
+        try:
+            for fd in self.fds:
+                twin.fds.append(os.dup(fd))
+        except OSError as error:
+            twin.close()
+            raise HostError(f"{self.model}: opening its files once more: {error.strerror}") from error
+        return twin
+
     def check(self) -> None:
         """Raise FileChanged unless every file is still the one that was opened, and still where it was."""
         for file, fd in zip(self.files, self.fds, strict=True):

@@ -186,15 +186,13 @@ class Loadmaster:
         return self.library.record(entry)
 
     async def verify(self, model: str, *, deep: bool) -> Job:
-        """Start to verify a model, in any state that is not invalid; holds what is loaded, and is in nobody's way."""
+        """Start to verify a model, in any state that is not invalid; it is in nobody's way."""
         entry = self.library.entry(model)
         entry.require_model()
         job = self._orders.job(JobKind.VERIFY, model)
 
         async def body() -> None:
-            resident = self._residents.get(model)  # now, and no await before it is held: it could be gone by then
-            seen = resident.entry if resident else entry
-            job.result = await verify(job, seen, resident, self._verify_threads, deep=deep)
+            job.result = await verify(job, entry, lambda: self._residents.get(model), self._verify_threads, deep=deep)
 
         return self._commitments.look(job, body)
 

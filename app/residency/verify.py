@@ -1,29 +1,32 @@
 """Verification: whether a model is sound, and its data, and the devices' copies of it.
 
 Structure was judged when the file was described. What is left is the bytes: every block of every tensor by llama.cpp's
-rules for valid data, and every slab read back and compared with the file, byte for byte. Sizes and offsets are in
-bytes.
+rules for valid data, and every slab read back and compared with the file, byte for byte.
+
+The files are kept open for as long as that takes, what is loaded is not: it is held for one run of tensors at a time,
+and each run is compared with where it is at that moment. So the model may move meanwhile, and what it leaves is free
+again within moments. Once it is unloaded, the rest of the file is looked at alone. Sizes and offsets are in bytes.
 """
 
 import asyncio
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from app.devices import Meter
-from app.errors import Cancelled, DeviceError, FileChanged
+from app.errors import Cancelled, DeviceError, FileChanged, NotLoaded
 from app.gguf import GGMLType
 from app.gguf.blocks import block_bytes, first_invalid_block, is_checkable
 from app.model import LayerKey, Model, Problem, ProblemKind, Tensor
 from app.placement import Slice
 from app.residency.files import OpenFiles
 from app.residency.jobs import Job
-from app.residency.reading import open_generation
 from app.residency.records import LayerVerdict, VerifyResult
 from app.residency.registry import Entry
 from app.residency.residents import Generation, LiveSlab, Resident
@@ -32,7 +35,10 @@ VERIFY_THREADS: Final = max(1, len(os.sched_getaffinity(0)) - 1)
 """For all verifications together: one core is left to those who do not only look."""
 
 CHUNK: Final = 1 << 20  # small enough to stay in a core's cache between reading, checking and comparing
-RUN: Final = 32 << 20  # what a thread looks at before it is another verification's turn
+RUN: Final = 32 << 20  # what a thread looks at under one hold, and before it is another verification's turn
+
+Whereabouts = Callable[[], Resident | None]
+"""Asks, on the event loop, where the model is loaded at this moment; None where it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +50,25 @@ class Copy:
 
 
 class Examination:
-    """Tensors looked at one after the other, in one piece of memory: for one thread at a time. Blocks.
+    """Tensors looked at one after the other, in one piece of memory: for one thread at a time. Blocks."""
 
-    Only while the generation is held that has the files and the copies.
-    """
-
-    def __init__(self, files: OpenFiles, copies: Mapping[str, Sequence[Copy]], meter: Meter) -> None:
+    def __init__(self, files: OpenFiles, meter: Meter) -> None:
         self._files = files
-        self._copies = copies
         self._meter = meter
         self._memory = bytearray(CHUNK)
+        self._generation: Generation | None = None
+        self._copies: Mapping[str, Sequence[Copy]] = {}
 
-    def problems(self, tensors: Sequence[Tensor]) -> list[Problem]:
-        """What is wrong with these tensors; counts their bytes in the meter. Raises Cancelled, HostError."""
-        return [problem for tensor in tensors for problem in self._problems(tensor)]
+    def problems(self, tensors: Sequence[Tensor], resident: Resident | None) -> list[Problem]:
+        """What is wrong with these tensors, and with their copies in `resident`, which is held until all are compared.
+
+        Counts their bytes in the meter. Raises Cancelled, HostError, or NotLoaded, with nothing looked at, where the
+        resident was unloaded before its turn came.
+        """
+        with resident.hold() if resident is not None else nullcontext() as generation:
+            if generation is not self._generation:
+                self._generation, self._copies = generation, copies_of(generation) if generation else {}
+            return [problem for tensor in tensors for problem in self._problems(tensor)]
 
     def _problems(self, tensor: Tensor) -> Iterator[Problem]:
         """The first block that is invalid, and of each copy the first byte that is wrong: one is enough to know it."""
@@ -103,33 +114,52 @@ class Examination:
         return _problem(ProblemKind.WRONG_COPY, tensor, message, expected, found)
 
 
-async def verify(job: Job, entry: Entry, resident: Resident | None, threads: Executor, *, deep: bool) -> VerifyResult:
-    """Look at a model, held as it is now; with `deep` at every byte of it. Raises FileChanged, HostError, Cancelled.
+async def verify(
+    job: Job, entry: Entry, whereabouts: Whereabouts, threads: Executor, *, deep: bool, run: int = RUN
+) -> VerifyResult:
+    """Look at a model; with `deep` at every byte of it, and of its copies where they are when it is their turn.
 
     A file that changed since it was described is a problem among others as long as there is something to look at.
+    Raises FileChanged, HostError, Cancelled.
     """
-    model = entry.require_model()
+    resident = whereabouts()
+    model = (resident.entry if resident else entry).require_model()
     job.work_bytes = model.size_bytes if deep else 0  # before the first stage, lest progress go back
     job.enter("structure")
     problems = list(model.problems)
-    generation, held = await open_generation(entry, resident)
-    with held:
+    files = await _open(entry, resident)
+
+    def copies() -> Resident | None:  # of another file that was loaded meanwhile there is nothing to compare
+        loaded = whereabouts()
+        return loaded if loaded is not None and loaded.files.files == files.files else None
+
+    try:
         if deep:
-            problems += await _look_at_data(job, model, generation, threads)
-        problems += await asyncio.to_thread(_changes, generation.files)  # last: it may have changed meanwhile
+            job.enter("data")
+            problems += await _look_at_data(job, files, runs(model.tensors, run), copies, threads)
+        problems += await asyncio.to_thread(_changes, files)  # last: it may have changed meanwhile
+    finally:
+        files.close()
     return verdict(model, problems, deep=deep)
 
 
-async def _look_at_data(job: Job, model: Model, generation: Generation, threads: Executor) -> list[Problem]:
-    job.enter("data")
-    loop = asyncio.get_running_loop()
+async def _open(entry: Entry, resident: Resident | None) -> OpenFiles:
+    """The files that the model was loaded from, whatever becomes of it; where it is not loaded, those of its entry."""
+    if resident is None:
+        return await asyncio.to_thread(OpenFiles, entry.id, entry.files)
+    with resident.hold() as generation:
+        return generation.files.duplicate()
+
+
+async def _look_at_data(
+    job: Job, files: OpenFiles, work: Iterator[Sequence[Tensor]], whereabouts: Whereabouts, threads: Executor
+) -> list[Problem]:
     problems: list[Problem] = []
-    work, copies = runs(model.tensors), copies_of(generation)
 
     async def take_turns(meter: Meter) -> None:
-        examination = Examination(generation.files, copies, meter)
+        examination = Examination(files, meter)
         for tensors in work:  # from which the other lanes take, too
-            problems.extend(await loop.run_in_executor(threads, examination.problems, tensors))
+            problems.extend(await _in_turn(examination, tensors, whereabouts, threads))
 
     meters = [job.meter() for _ in range(VERIFY_THREADS)]
     progress = asyncio.create_task(job.sample())
@@ -139,7 +169,7 @@ async def _look_at_data(job: Job, model: Model, generation: Generation, threads:
         failed = any(lane.done() and lane.exception() for lane in lanes)
         for meter in meters if failed else ():
             meter.cancel()
-        await asyncio.wait(lanes)  # all of them, before the hold may end
+        await asyncio.wait(lanes)  # all of them, before the files may be closed
     finally:
         progress.cancel()
         job.forget(meters)
@@ -147,6 +177,18 @@ async def _look_at_data(job: Job, model: Model, generation: Generation, threads:
     if failures:  # those that were stopped on account of another are not the cause
         raise next((failure for failure in failures if not isinstance(failure, Cancelled)), failures[0])
     return problems
+
+
+async def _in_turn(
+    examination: Examination, tensors: Sequence[Tensor], whereabouts: Whereabouts, threads: Executor
+) -> list[Problem]:
+    """Wait for a thread, and have it look at these tensors and at the copies that are there by then."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return await loop.run_in_executor(threads, examination.problems, tensors, whereabouts())
+        except NotLoaded:
+            continue  # it was unloaded while this waited, and may be loaded again by now
 
 
 def copies_of(generation: Generation) -> Mapping[str, Sequence[Copy]]:
@@ -158,14 +200,14 @@ def copies_of(generation: Generation) -> Mapping[str, Sequence[Copy]]:
     return copies
 
 
-def runs(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in file order, in runs of RUN bytes or more."""
+def runs(tensors: Sequence[Tensor], least: int) -> Iterator[list[Tensor]]:
+    """The tensors in file order, in runs of `least` bytes or little more."""
     run: list[Tensor] = []
     nbytes = 0
     for tensor in tensors:
         run.append(tensor)
         nbytes += tensor.nbytes
-        if nbytes >= RUN:
+        if nbytes >= least:
             yield run
             run, nbytes = [], 0
     if run:
