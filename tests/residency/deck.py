@@ -39,10 +39,15 @@ def slow_device() -> SimulatedDevice:
 
 
 @asynccontextmanager
-async def service(directory: Path, *devices: Device, memory_limit: str = "all") -> AsyncIterator[Loadmaster]:
-    """A running service on `directory`/models; once it has stopped, all of its books must be at zero."""
+async def service(
+    directory: Path, *devices: Device, host: Device | None = None, memory_limit: str = "all"
+) -> AsyncIterator[Loadmaster]:
+    """A running service on `directory`/models; once it has stopped, all of its books must be at zero.
+
+    `host` takes the place of the host's memory, and must be named "cpu".
+    """
     wishes = await Wishes.open(directory / "state")
-    places = [*devices, HostDevice()]
+    places = [*devices, host or HostDevice()]
     limits = limits_of(memory_limit, places)
     loadmaster = Loadmaster([directory / "models"], places, limits, wishes, encode)
     try:
@@ -52,7 +57,7 @@ async def service(directory: Path, *devices: Device, memory_limit: str = "all") 
         await loadmaster.stop()
     for id_, row in rows(loadmaster).items():
         assert (row.used_bytes, row.weights_bytes, row.reserved_bytes, row.retired_bytes) == (0, 0, 0, 0), id_
-    for device in devices:
+    for device in (*devices, *([host] if host else [])):
         assert allocated(device.memory()) == 0
 
 
