@@ -5,6 +5,7 @@ The mapping is there for sharing, mlock and residency; this process never derefe
 a mapping is a SIGBUS. Everything here blocks and belongs on a worker thread. Sizes and offsets are in bytes.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from app.gguf import Header, parse_header
 
 FIRST_READ: Final = 1 << 20
 MAX_HEADER: Final = 1 << 28  # 256 MiB: the largest vocabularies in the field are below 40 MiB
+NO_FAULT_OF_THE_FILE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
 
 
@@ -149,6 +151,8 @@ class OpenFiles:
         try:
             return file.open()
         except HostError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_FAULT_OF_THE_FILE:
+                raise
             raise FileChanged(
                 f"{error}; rescan to see what is there now", model=self.model, file=file.shown_path
             ) from error

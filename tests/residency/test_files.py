@@ -149,6 +149,39 @@ def test_one_missing_file_of_several_leaves_none_open(path: Path) -> None:
         OpenFiles("tiny", [there, SourceFile(str(path.parent / "nothing.gguf"), 1, 1, 1, 1)])
 
 
+@pytest.fixture
+def _no_more_descriptors(opened: OpenFiles) -> Iterator[None]:
+    """As many as are open now may be open, and no more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(opened.fds[0])
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.usefixtures("_no_more_descriptors")
+def test_want_of_descriptors_is_no_change_of_the_file(opened: OpenFiles) -> None:
+    """The host is at fault, and a rescan would not help: HostError, for files opened anew and once more."""
+    with pytest.raises(HostError, match="Too many open files"):
+        OpenFiles("tiny", opened.files)
+    with pytest.raises(HostError, match="Too many open files"):
+        opened.duplicate()
+
+
+def test_a_duplicate_outlives_its_original(opened: OpenFiles, path: Path) -> None:
+    """It reads and checks the same file, whatever lies at its path, and maps nothing."""
+    twin = opened.duplicate()
+    opened.close()
+    assert (twin.read(0, 10, 1000), twin.mapped_bytes) == (TINY[10:1010], 0)
+    twin.check()
+    swap(path, bytes(len(TINY)))
+    assert twin.read(0, 10, 1000) == TINY[10:1010]
+    with pytest.raises(FileChanged, match="was replaced by another file"):
+        twin.check()
+    twin.close()
+
+
 def test_a_name_taken_by_a_link_is_refused(path: Path) -> None:
     """Resolved once, a path is not followed again: a link in its place is not opened."""
     file = SourceFile.at(path)
