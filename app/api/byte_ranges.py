@@ -1,13 +1,18 @@
 """Raw bytes over HTTP: one range of them (RFC 9110, section 14), and a response that lets go at its end."""
 
 import asyncio
+import logging
 import re
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Final, Self
 
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from app.errors import LoadmasterError
 from app.residency.reading import Reading
+
+log = logging.getLogger(__name__)
 
 SEND_SECONDS: Final = 60
 
@@ -39,12 +44,27 @@ def byte_range(header: str | None, nbytes: int) -> tuple[int, int] | None:
 class TensorResponse(StreamingResponse):
     """Streams a tensor's bytes. Whatever becomes of the client, the hold ends with the response.
 
-    A client that takes nothing for SEND_SECONDS is cut off: it would keep replaced slabs in memory for ever.
+    What fails later than at the first piece is too late for words: the response ends early, which its length gives
+    away. A client that takes nothing for SEND_SECONDS is cut off: it would keep replaced slabs in memory for ever.
     """
 
-    def __init__(self, reading: Reading, start: int, stop: int, **named: object) -> None:
-        super().__init__(reading.chunks(start, stop), media_type="application/octet-stream", **named)  # type: ignore[arg-type]
+    def __init__(self, reading: Reading, pieces: AsyncIterator[bytes], **named: object) -> None:
+        super().__init__(pieces, media_type="application/octet-stream", **named)  # type: ignore[arg-type]
         self._reading = reading
+
+    @classmethod
+    async def begun(cls, reading: Reading, start: int, stop: int, **named: object) -> Self:
+        """The response, its first piece read already, so that what is wrong with it can be answered in words.
+
+        Raises FileChanged, HostError, DeviceError.
+        """
+        chunks = reading.chunks(start, stop)
+        try:
+            first = await anext(chunks, b"")
+        except BaseException:
+            reading.close()
+            raise
+        return cls(reading, _joined(first, chunks), **named)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send, then let go."""
@@ -55,5 +75,13 @@ class TensorResponse(StreamingResponse):
 
         try:
             await super().__call__(scope, receive, send_in_time)
+        except LoadmasterError as error:
+            log.warning("%s could be sent in part only: %s", self._reading.tensor.name, error)
         finally:
             self._reading.close()
+
+
+async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece

@@ -124,7 +124,8 @@ async def tensor_data(
     }
     if part is not None:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    return TensorResponse(reading, start, stop, headers=headers, status_code=200 if part is None else 206)
+    status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
+    return await TensorResponse.begun(reading, start, stop, headers=headers, status_code=status)
 
 
 @router.get("/{id:model}/statistics", responses=refusals(404))

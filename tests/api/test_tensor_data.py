@@ -1,9 +1,13 @@
 """A tensor's raw bytes: whole, in ranges, and from where they are."""
 
+import os
+from pathlib import Path
+
 import httpx
 import pytest
 
-from tests.api.server import DEMO, answer, load, refusal, until
+from tests.api.server import DEMO, answer, load, open_files, refusal, serving, unload, until
+from tests.gguf_builder import Tensor, build, llama_metadata, llama_shapes, tensor_size
 
 NORM = f"{DEMO}/tensors/output_norm.weight/data"
 NORM_BYTES = 2304
@@ -106,3 +110,43 @@ def test_a_reader_that_leaves_lets_go(client: httpx.Client) -> None:
     answer(client.post(f"{DEMO}/unload", json={"wait": True}))
 
     until(lambda: all(row["retired_bytes"] == 0 for row in answer(client.get("/v1/memory"))["devices"]))
+
+
+def sparse_llama(path: Path) -> None:
+    """Write a llama whose embedding has 34 MiB, all of them zeros that take no room."""
+    tensors, end = [], 0
+    for name, kind, dims in llama_shapes(
+        n_layer=1, n_embd=4096, n_ff=32, n_kv=4096, n_vocab=8192, tied=True, uneven=False
+    ):
+        tensors.append(Tensor(name, kind, dims, offset=end))
+        end += tensor_size(kind, dims)  # a multiple of 32, each of them
+    metadata = llama_metadata(n_layer=1, n_embd=4096, n_ff=32, n_head=4, n_head_kv=4, n_vocab=8192)
+    path.write_bytes(build(metadata, tensors))
+    os.truncate(path, path.stat().st_size + end)
+
+
+@pytest.mark.parametrize("host", [None, "mmap", "mlock"])
+def test_a_file_that_is_cut_off_ends_the_reading(tmp_path: Path, host: str | None) -> None:
+    """Under way, the response ends early; from its start on, it is a 409 that says where the file ends.
+
+    The service lives on, and holds nothing.
+    """
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "sparse.gguf"
+    sparse_llama(path)
+    table, norm = (f"/v1/models/sparse/tensors/{name}.weight/data" for name in ("token_embd", "output_norm"))
+    with serving(tmp_path / "state", models=(tmp_path / "models",)) as client:
+        if host is not None:
+            load(client, "/v1/models/sparse", n_gpu_layers=0, host=host)
+        with client.stream("GET", table) as response:
+            pieces = response.iter_raw(1024)
+            next(pieces)
+            os.truncate(path, 500_000)
+            with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+                list(pieces)
+        for asked in (table, norm):
+            error = refusal(client.get(asked), 409)
+            assert (error["code"], error["file"]) == ("file_changed", str(path))
+        assert answer(client.get("/readyz"))
+        unload(client, "/v1/models/sparse")
+        until(lambda: open_files() == {})
