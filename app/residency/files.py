@@ -188,7 +188,7 @@ class OpenFiles:
         """Copy bytes out of a file; FileChanged where it has become too short."""
         data = pread(self.fds[file], offset, nbytes)
         if len(data) < nbytes:
-            raise self._too_short(file, offset + len(data))
+            raise self._too_short(file)
         return data
 
     def read_into(self, file: int, offset: int, target: memoryview) -> None:
@@ -200,11 +200,11 @@ class OpenFiles:
             except OSError as error:
                 raise _unreadable(offset + filled, error) from error
             if not nbytes:
-                raise self._too_short(file, offset + filled)
+                raise self._too_short(file)
             filled += nbytes
 
-    def _too_short(self, file: int, end: int) -> FileChanged:
-        path = self.files[file].shown_path
+    def _too_short(self, file: int) -> FileChanged:
+        path, end = self.files[file].shown_path, os.fstat(self.fds[file]).st_size
         return FileChanged(f"{path} ends at byte {end}", model=self.model, file=path)
 
     def prefetch(self, ranges: Sequence[tuple[int, int, int]]) -> None:

@@ -114,8 +114,11 @@ def test_reads_come_from_the_file_that_was_opened(opened: OpenFiles, path: Path)
 def test_a_read_beyond_the_end_says_where_it_is(opened: OpenFiles, path: Path) -> None:
     """A file that has become too short is a changed file, and no short answer."""
     os.truncate(path, 5000)
-    with pytest.raises(FileChanged, match="ends at byte 5000"):
-        opened.read(0, 4000, 2000)
+    for offset in (4000, 5000, 6000):
+        with pytest.raises(FileChanged, match="ends at byte 5000"):
+            opened.read(0, offset, 2000)
+        with pytest.raises(FileChanged, match="ends at byte 5000"):
+            opened.read_into(0, offset, memoryview(bytearray(2000)))
 
 
 def test_locks_are_exact_and_replace_each_other(opened: OpenFiles) -> None:
