@@ -54,7 +54,7 @@ class Orders:
         """
         resident = self._residents.get(entry.id)
         job = self.job(JobKind.OFFLOAD if resident else JobKind.LOAD, entry.id, asked, cause)
-        if resident is not None and is_so(decision, resident.host, wish.request):
+        if resident is not None and is_so(decision, resident.current.placement, resident.host, wish.request):
             job.generation = resident.current.number
             resident.touch()
             return await self._commitments.already(job, wish.placed(decision.placement))

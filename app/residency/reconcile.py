@@ -122,6 +122,11 @@ def host_ranges(model: Model, placement: Placement) -> list[tuple[int, int, int]
     ]
 
 
-def is_so(decision: Decision, host: HostMode | None, request: PlacementRequest) -> bool:
-    """Whether nothing has to change: no slab moves, and the host tier is kept as it should be."""
-    return not decision.moves.steps and host is request.host
+def is_so(decision: Decision, current: Placement, host: HostMode, request: PlacementRequest) -> bool:
+    """Whether nothing has to change: no slab moves, and strategy, n and the host tier are what they should be.
+
+    The same slabs may be what another strategy or another n asks for; what is shown is then the new one.
+    """
+    target = decision.placement
+    same = (target.strategy, target.n_gpu_layers) == (current.strategy, current.n_gpu_layers)
+    return same and not decision.moves.steps and host is request.host

@@ -1,6 +1,7 @@
 """Jobs: one at a time for a model, joined by those who want the same, refused to those who do not."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from app.errors import (
     Unavailable,
     UnknownDevice,
 )
-from app.placement import HostMode, PlacementRequest
+from app.placement import HostMode, PlacementRequest, Strategy
 from app.residency.jobs import HISTORY, Job, Jobs
 from app.residency.records import JobKind, JobState, ModelState
 from tests.residency.deck import ALL, KIB, at, books, ended, progress, service, slow_device, two_devices
@@ -96,6 +97,23 @@ def test_what_is_so_already_succeeds_at_once(place: Path) -> None:
             again, still = await loadmaster.load("tiny", ALL), await loadmaster.offload("tiny", lambda request: request)
             assert [job.state for job in (nothing, again, still)] == [JobState.SUCCEEDED] * 3
             assert [(job.bytes_total, job.generation) for job in (nothing, again, still)] == [(0, None), (0, 1), (0, 1)]
+
+    asyncio.run(main())
+
+
+def test_the_same_slabs_by_another_strategy_are_shown_as_such(place: Path) -> None:
+    """All layers are all layers by whichever strategy: no byte moves, and the placement is the one asked for last."""
+
+    async def main() -> None:
+        async with service(place, *two_devices()) as loadmaster:
+            await (await loadmaster.load("tiny", ALL)).wait()
+            slabs = loadmaster._residents["tiny"].current.slabs
+            job = await loadmaster.offload("tiny", lambda request: replace(request, strategy=Strategy.LAST))
+            await job.wait()
+            now = loadmaster._residents["tiny"].current
+            assert (now.slabs, job.bytes_total, job.generation) == (slabs, 0, now.number)
+            record = loadmaster.library.record(loadmaster.library.entry("tiny"))
+            assert (record.strategy, record.n_gpu_layers, record.generation) == ("last", 4, 2)
 
     asyncio.run(main())
 
