@@ -96,6 +96,7 @@ def random_body(rng: Random, n_layer: int) -> dict[str, Any]:
         "n_cpu_moe": rng.choice((0, 0, rng.randint(0, n_layer))),
         "margin_bytes": rng.choice((0, 64 * KIB)),
         "host": rng.choice(("mmap", "mmap", "mmap", "buffered")),
+        "evict": False,
         "rebalance": rng.random() < 0.3,
     }
 

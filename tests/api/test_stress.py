@@ -133,7 +133,8 @@ class Mover:
         return self.client.patch(f"{path(self.model)}/offload", json=body, headers=headers)
 
     def _model(self) -> Json:
-        return answer(self.client.get(path(self.model)))
+        """What a refusal must leave as it was; others read the model meanwhile, which counts as use."""
+        return answer(self.client.get(path(self.model))) | {"used_at": None}
 
     def _job(self, id_: str) -> Json:
         return answer(self.client.get(f"/v1/jobs/{id_}"))

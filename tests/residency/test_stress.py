@@ -18,6 +18,7 @@ from app.devices.simulated import SimulatedDevice
 from app.errors import Cancelled, DoesNotFit, NotLoaded
 from app.placement import HOST, PlacementRequest, Strategy, slab_sums
 from app.residency import Loadmaster
+from app.residency.eviction import Evict
 from app.residency.jobs import Job
 from app.residency.records import JobResult, VerifyResult
 from app.residency.residents import Generation, Resident
@@ -105,7 +106,7 @@ class Mover:
         resident = self.loadmaster._residents[id_]
         before, wish = resident.current, self.loadmaster._wishes.current[id_]
         try:
-            job = await self.loadmaster.offload(id_, body.changed, rebalance=body.rebalance)
+            job = await self.loadmaster.offload(id_, body.changed, rebalance=body.rebalance, evict=Evict.NONE)
         except DoesNotFit:
             self.seen["refused"] += 1
             self._assert_nothing_is_reserved()
