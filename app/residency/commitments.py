@@ -12,7 +12,7 @@ from app.errors import Cancelled, LoadmasterError, Unavailable
 from app.placement import MoveMode
 from app.residency.jobs import Job, Jobs
 from app.residency.ledger import Ledger
-from app.residency.records import Cause, JobKind, JobResult, JobState
+from app.residency.records import JobKind, JobResult, JobState
 from app.residency.residents import Resident
 from app.residency.wishes import Wish, Wishes
 
@@ -91,9 +91,13 @@ class Commitments:
         return job
 
     def call_off(self) -> None:
-        """Take no more jobs and call off those that run; what is wished for stays. Idempotent."""
+        """Take no more jobs and call off those that run; what is wished for stays. Idempotent.
+
+        Where somebody has called a job off already, it is the former wish that stays.
+        """
         self._stopping = True
         for job in self._jobs.running():
+            job.keeps_wish |= not job.called_off
             job.cancel()
 
     async def settle(self) -> None:
@@ -155,8 +159,7 @@ class Commitments:
             placement = resident.current.placement
             request = replace(wish.request, n_gpu_layers=placement.n_gpu_layers, host=resident.host)
             job.former = replace(wish, request=request).placed(placement)
-        restarts = job.cause is Cause.RESTART  # what is wished for stays so, even if it cannot be had
-        if not (job.superseded_by or restarts or self._stopping):
+        if not (job.superseded_by or job.keeps_wish):
             try:
                 await self._wishes.put({job.model: job.former})
             except LoadmasterError:

@@ -67,6 +67,8 @@ class Job:
         """What was wished for before, and is again if the job comes to nothing."""
         self.superseded_by: Job | None = None
         """Called this one off for a wish of its own: putting a former wish back is its business now."""
+        self.keeps_wish = cause is Cause.RESTART
+        """A restart's, or called off by a stop: what is wished for stays wished for, even if it cannot be had."""
         self.accepted = asyncio.Event()
         """Set once the wish behind the job is durable, or the job has ended without it."""
         self._ended = asyncio.Event()

@@ -108,6 +108,23 @@ def test_a_stop_calls_off_and_keeps_the_wish(place: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_stop_does_not_bring_back_what_was_called_off(place: Path) -> None:
+    """Cancelled, then stopped before the job has ended: it is the former wish that the next start finds."""
+
+    async def main() -> None:
+        async with service(place, slow_device()) as loadmaster:
+            await (await loadmaster.load("tiny", PlacementRequest(1))).wait()
+            before = loadmaster._wishes.current["tiny"]
+            job = await loadmaster.offload("tiny", at(4))
+            await progress(loadmaster, job)
+            loadmaster.cancel(job.id)
+            loadmaster.begin_stop()
+            assert isinstance(await ended(job), Cancelled)
+            assert loadmaster._wishes.current["tiny"] == before
+
+    asyncio.run(main())
+
+
 def test_an_unload_called_off_brings_back_the_wish_before_the_load(place: Path) -> None:
     """An unload that called off an offload, and is called off itself, leaves what was before both of them."""
 
