@@ -38,10 +38,10 @@ class Restart:
         """Whether wishes of an earlier process are still being loaded."""
 
     async def run(self, wishes: Mapping[str, Wish | None]) -> None:
-        """Load them all, side by side; pinned ones have first choice of the memory. Returns when all have ended."""
+        """Load them all, side by side, each when it is its `turn`. Returns when all have ended."""
         try:
-            first = sorted(wishes.items(), key=lambda item: not (item[1] and item[1].retention.pinned))
-            jobs = [await self._load(model, wish) for model, wish in first]
+            in_turn = sorted(wishes.items(), key=lambda item: turn(item[1]))
+            jobs = [await self._load(model, wish) for model, wish in in_turn]
             for job in jobs:
                 if job is not None:
                     await job.wait_ended()
@@ -63,3 +63,15 @@ class Restart:
             self._library.failures[model] = error
             self._told(model)
             return None
+
+
+def turn(wish: Wish | None) -> tuple[bool, bool, bool]:
+    """When a wish is to be had: those with lower values first.
+
+    What is planned again and takes all that is left comes last, or it would take what others had. Of the rest the
+    pinned ones have first choice, and of each kind those that go exactly where they were.
+    """
+    if wish is None:
+        return False, False, False
+    planned_again = wish.devices is None or not wish.request.whole_layers
+    return planned_again and wish.request.n_gpu_layers == "auto", not wish.retention.pinned, planned_again

@@ -9,11 +9,11 @@ import pytest
 
 from app.devices.simulated import Faults, SimulatedDevice
 from app.errors import InvalidModel, ModelNotFound, OutOfDeviceMemory, UnknownDevice
-from app.placement import HostMode, PlacementRequest, Strategy
+from app.placement import HostMode, PlacementRequest, SplitMode, Strategy
 from app.residency import Loadmaster
 from app.residency.records import ModelState
 from tests.gguf_builder import tiny_llama
-from tests.residency.deck import ALL, MIB, assert_books_agree, at, heard, listening, service, two_devices, until
+from tests.residency.deck import ALL, KIB, MIB, assert_books_agree, at, heard, listening, service, two_devices, until
 
 
 async def restored(loadmaster: Loadmaster) -> None:
@@ -182,5 +182,25 @@ def test_a_model_that_grew_is_planned_anew(place: Path) -> None:
             assert loadmaster.library.record(loadmaster.library.entry("tiny")).n_gpu_layers == 3
             await (await loadmaster.offload("tiny", at(1))).wait()
             await assert_books_agree(loadmaster, "tiny")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "request_", [PlacementRequest("auto", Strategy.LLAMA_CPP), PlacementRequest("auto", split_mode=SplitMode.ROW)]
+)
+def test_what_is_planned_again_takes_nobodys_place(place: Path, request_: PlacementRequest) -> None:
+    """Wishes that do not say where each layer was come after those that do, whichever was made first."""
+    (place / "models" / "other.gguf").write_bytes(tiny_llama(n_layer=6))
+
+    async def main() -> None:
+        async with service(place, SimulatedDevice("sim:0", 384 * KIB)) as loadmaster:
+            await (await loadmaster.load("other", PlacementRequest("all"))).wait()
+            await (await loadmaster.load("tiny", request_)).wait()
+            await (await loadmaster.offload("other", at(6))).wait()  # now it is the later wish of the two
+            before = loadmaster.library.records()
+        async with service(place, SimulatedDevice("sim:0", 384 * KIB)) as loadmaster:
+            await restored(loadmaster)
+            assert [one.n_gpu_layers for one in loadmaster.library.records()] == [one.n_gpu_layers for one in before]
 
     asyncio.run(main())
