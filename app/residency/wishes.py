@@ -12,7 +12,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any, Final, Self, TypeVar
 
@@ -21,6 +21,8 @@ from app.model import LayerKey
 from app.placement import ContextRequest, HostMode, Override, Placement, PlacementRequest, SplitMode, Strategy
 
 T = TypeVar("T")
+
+_DAMAGED = (sqlite3.Error, UnicodeDecodeError)  # SQLite quotes the damage in its message, which Python then decodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,8 @@ class Wish:
             and type(request.n_cpu_moe) is int
             and request.n_cpu_moe >= 0
             and all(isinstance(o.pattern, str) and isinstance(o.device, str) for o in request.overrides)
-            and (
-                weights in ("free", "equal") or (isinstance(weights, tuple) and all(0 <= w < math.inf for w in weights))
-            )
+            and (weights in ("free", "equal") or (isinstance(weights, tuple) and all(map(_is_weight, weights))))
+            and (request.context is None or _is_sound(request.context))
             and all(isinstance(device, str) for device in request.devices or ())
             and all(isinstance(layer, int | str) and isinstance(device, str) for layer, device in self.devices or ())
         )
@@ -159,7 +160,7 @@ class Wishes:
     async def _run(self, action: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, action)
-        except sqlite3.Error as error:
+        except _DAMAGED as error:
             raise HostError(f"the state directory cannot be used: {error}") from error
 
 
@@ -177,7 +178,7 @@ def _open(directory: Path) -> tuple[sqlite3.Connection, IO[str]]:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("CREATE TABLE IF NOT EXISTS wishes (model TEXT PRIMARY KEY, wish TEXT NOT NULL) STRICT")
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *_DAMAGED) as error:
         if connection is not None:
             connection.close()
         lock.close()
@@ -193,10 +194,22 @@ def _write(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]], gone
         connection.executemany("INSERT OR REPLACE INTO wishes VALUES (?, ?)", rows)
         connection.executemany("DELETE FROM wishes WHERE model = ?", gone)
         connection.execute("COMMIT")
-    except sqlite3.Error:
+    except _DAMAGED:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _is_weight(value: float) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _is_sound(context: ContextRequest) -> bool:
+    """Whether every value is of the type of its default; that of `n_ctx` is None or a number."""
+    kinds = {field.name: type(field.default) for field in fields(context)}
+    return type(context.n_ctx) in (type(None), int) and all(
+        type(getattr(context, name)) is kind for name, kind in kinds.items() if name != "n_ctx"
+    )
 
 
 def _parsed(text: str) -> Wish | None:

@@ -1,18 +1,20 @@
 """Wishes: what was asked for is on the disk before anybody is told, and read again as it was written."""
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import HostError
-from app.placement import HostMode, PlacementRequest, SplitMode, Strategy
+from app.placement import ContextRequest, HostMode, PlacementRequest, SplitMode, Strategy
 from app.residency.wishes import Wish, Wishes
 from tests.residency.deck import ALL, at, service, slow_device, two_devices
 
@@ -126,6 +128,89 @@ def test_a_state_directory_that_cannot_be_used_is_named(place: Path, broken: str
     asyncio.run(main())
 
 
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Wish | None]]]:
+    """A state directory as a kill leaves it, its wishes in the log, and all that was ever wished for, in order."""
+    place = tmp_path_factory.mktemp("crashed")
+    history: list[dict[str, Wish | None]] = [{}]
+
+    async def main() -> None:
+        wishes = await Wishes.open(place / "state")
+        for n in range(40):
+            wish = None if n % 7 == 6 else Wish(PlacementRequest(n), ((0, "sim:0"),) * 20)
+            await wishes.put({"abc"[n % 3]: wish})
+            history.append(dict(wishes.current))
+        shutil.copytree(place / "state", place / "left")
+        await wishes.close()
+
+    asyncio.run(main())
+    return place / "left", history
+
+
+def damaged(data: bytes, seed: int) -> bytes:
+    """The bytes cut off, garbled or zeroed somewhere."""
+    rng = np.random.default_rng(seed)
+    start = int(rng.integers(len(data)))
+    length = min(int(rng.integers(1, 5000)), len(data) - start)
+    return (
+        data[:start]
+        + (b"", rng.bytes(length) + data[start + length :], bytes(length) + data[start + length :])[seed % 3]
+    )
+
+
+def reopened(state: Path) -> dict[str, Wish | None]:
+    """The wishes that are found; HostError."""
+
+    async def main() -> dict[str, Wish | None]:
+        wishes = await Wishes.open(state)
+        try:
+            return dict(await wishes.all())
+        finally:
+            await wishes.close()
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("file", ["wishes.sqlite-wal", "wishes.sqlite-shm"])
+@pytest.mark.parametrize("seed", range(9))
+def test_a_log_that_was_cut_short_or_garbled_ends_earlier(
+    tmp_path: Path, crashed: tuple[Path, list[dict[str, Wish | None]]], file: str, seed: int
+) -> None:
+    """Whatever happens to the log after a kill, the wishes are those of one moment, and never half of one."""
+    left, history = crashed
+    state = Path(shutil.copytree(left, tmp_path / "state"))
+    (state / file).write_bytes(damaged((state / file).read_bytes(), seed))
+
+    assert reopened(state) in history
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_database_that_is_damaged_is_read_or_refused_in_words(
+    tmp_path: Path, crashed: tuple[Path, list[dict[str, Wish | None]]], seed: int
+) -> None:
+    """The wishes of a model may be lost then, but nothing else is raised than what the start turns into a sentence."""
+    state = Path(shutil.copytree(crashed[0], tmp_path / "state"))
+    reopened(state)  # takes the log into the database
+    (state / "wishes.sqlite").write_bytes(damaged((state / "wishes.sqlite").read_bytes(), seed))
+
+    with suppress(HostError):
+        assert reopened(state).keys() <= {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("word", ["CREATE", "TABLE", "TEXT"])
+def test_damage_that_sqlite_cannot_even_quote_is_refused_in_words(
+    tmp_path: Path, crashed: tuple[Path, list[dict[str, Wish | None]]], word: str
+) -> None:
+    """Its message then holds bytes that are no text."""
+    state = Path(shutil.copytree(crashed[0], tmp_path / "state"))
+    reopened(state)
+    file = state / "wishes.sqlite"
+    file.write_bytes(file.read_bytes().replace(word.encode(), word[:2].encode() + b"\xc5" + word[3:].encode()))
+
+    with pytest.raises(HostError, match="state directory"):
+        reopened(state)
+
+
 CORRUPT = [
     "",
     "null",
@@ -139,6 +224,10 @@ CORRUPT = [
     Wish(PlacementRequest(margin_bytes=77)).to_json().replace("77", '"77"'),
     Wish(PlacementRequest(split_weights=(0.5,))).to_json().replace("0.5", "NaN"),
     Wish(PlacementRequest(split_weights=(0.5,))).to_json().replace("0.5", "-1"),
+    Wish(PlacementRequest(split_weights=(0.5,))).to_json().replace("0.5", "true"),
+    Wish(PlacementRequest(context=ContextRequest(n_seq=77))).to_json().replace("77", "null"),
+    Wish(PlacementRequest(context=ContextRequest(n_ctx=77))).to_json().replace("77", "77.5"),
+    Wish(PlacementRequest(context=ContextRequest(n_ctx=77))).to_json().replace('h_attention": true', 'h_attention": 2'),
     Wish(PlacementRequest(), ((0, "sim:0"),)).to_json().replace('[0, "sim:0"]', "[[0], 1]"),
     Wish(PlacementRequest(), ((0, "sim:0"),)).to_json().replace('[0, "sim:0"]', "[0]"),
 ]
