@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.api.server import DEADLINE_SECONDS, demo_file, until
 
@@ -50,7 +51,12 @@ def running(log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[b
     with (
         log.open("wb") as output,
         subprocess.Popen(  # noqa: S603 - our own command
-            COMMAND, env={**env, "LOADMASTER_PORT": str(port)}, cwd=ROOT, stdout=output, stderr=output
+            COMMAND,
+            env={**env, "LOADMASTER_PORT": str(port)},
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # so that whatever it leaves behind is known by its group
         ) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client,
     ):
@@ -60,6 +66,14 @@ def running(log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[b
             yield process, client
         finally:
             process.kill()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process as a crash would, and see that nothing of it is left."""
+    process.kill()
+    process.wait()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def _answers(client: httpx.Client) -> bool:
