@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from app.api.schemas import encode
 from app.devices.host import HostDevice
+from app.devices.limits import limits_of
 from app.devices.simulated import SimulatedDevice
 from app.placement import PlacementRequest
 from app.residency import Loadmaster
@@ -70,8 +71,9 @@ class Stopwatch:
 
 async def measure(state: Path, link: str, rounds: int) -> list[Row]:
     """Go up and down both ways, by turns."""
-    device = SimulatedDevice("sim:0", CAPACITY, bytes_per_second=LINKS[link])
-    loadmaster = Loadmaster([demo_file().parent], [device, HostDevice()], await Wishes.open(state), encode)
+    devices = [SimulatedDevice("sim:0", CAPACITY, bytes_per_second=LINKS[link]), HostDevice()]
+    wishes = await Wishes.open(state)
+    loadmaster = Loadmaster([demo_file().parent], devices, limits_of("all", devices), wishes, encode)
     await loadmaster.start()
     watch = Stopwatch()
 

@@ -27,6 +27,11 @@ class LiveSlab:
     slab: Slab
     buffer: Buffer
 
+    @property
+    def device(self) -> str:
+        """The id of the device that the buffer is on."""
+        return self.slab.device
+
 
 @dataclass(slots=True, eq=False)
 class Generation:
@@ -54,16 +59,6 @@ class Generation:
             else:
                 parts.append(self.files.read(tensor.file, tensor.offset + first, last - first))
         return b"".join(parts)
-
-    def copies(self, tensor: Tensor) -> Iterator[tuple[int, int, LiveSlab, int]]:
-        """Every run of the tensor's bytes that is in a slab: (start, nbytes, slab, offset in the slab).
-
-        A tied embedding may be in two: its own, and the output's.
-        """
-        for live in self.slabs:
-            for part in live.slab.slices:
-                if part.tensor.name == tensor.name:
-                    yield part.start, part.nbytes, live, part.slab_offset
 
     def pieces(self, tensor: Tensor) -> Iterator[tuple[int, int, LiveSlab | None, int]]:
         """The tensor cut by where it is: (start, nbytes, slab or None for the file, offset in the slab), in order."""

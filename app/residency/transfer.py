@@ -6,13 +6,15 @@ is touched on the event loop only.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from app.devices import Device, Meter, Segment
+from app.devices import Device, Meter
 from app.errors import Cancelled, DeviceError, TransferFailed
 from app.placement import Slab
+from app.residency.copying import READERS, copy_portions, portions
 from app.residency.files import OpenFiles
 from app.residency.jobs import Job
 from app.residency.ledger import Ledger
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+S = TypeVar("S", Slab, LiveSlab)
 
 
 class Transfer:
@@ -41,9 +44,7 @@ class Transfer:
         self._ledger.stage(job.model, slabs)
         staged: list[LiveSlab] = []
         try:
-            for device, group in _by_device(slabs).items():
-                job.check()
-                staged += await self._run(_allocate, self._devices[device], group)
+            staged += await self._allocate(slabs)
             job.enter("transfer")
             try:
                 await self._fill(job, files, staged)
@@ -67,23 +68,38 @@ class Transfer:
         await self._run(_release, drained)
         self._ledger.free(model, [live.slab for live in drained])
 
+    async def _allocate(self, slabs: Sequence[Slab]) -> list[LiveSlab]:
+        """A buffer for each slab, devices side by side; on any error nothing of it is left."""
+        groups = _by_device(slabs).items()
+        allocating = (self._run(_allocate, self._devices[device], group) for device, group in groups)
+        done = await asyncio.gather(*allocating, return_exceptions=True)
+        live = [one for group in done if not isinstance(group, BaseException) for one in group]
+        for failure in done:
+            if isinstance(failure, BaseException):
+                await self._run(_release, live)
+                raise failure
+        return live
+
     async def _fill(self, job: Job, files: OpenFiles, staged: Sequence[LiveSlab]) -> None:
-        """Copy the slabs' bytes, one thread per device; the first failure stops the others."""
+        """Copy the slabs' bytes, devices side by side, with several readers for each; the first failure stops all."""
+        groups = _by_device(staged)
         meters: list[Meter] = []
-        copies: list[asyncio.Future[None]] = []
-        for device in _by_device([live.slab for live in staged]):
-            meters.append(job.meter())
-            group = [live for live in staged if live.slab.device == device]
-            copies.append(asyncio.ensure_future(self._run(_copy, self._devices[device], files, group, meters[-1])))
-        if not copies:
+        readers: list[asyncio.Future[None]] = []
+        for device, group in groups.items():
+            waiting = deque(portions(group))
+            for _ in range(min(len(waiting), max(1, READERS // len(groups)))):
+                meters.append(job.meter())
+                reading = self._run(copy_portions, self._devices[device], files, waiting, meters[-1])
+                readers.append(asyncio.ensure_future(reading))
+        if not readers:
             return
-        done, _ = await asyncio.wait(copies, return_when=asyncio.FIRST_EXCEPTION)
-        if any(copy.exception() for copy in done):
+        done, _ = await asyncio.wait(readers, return_when=asyncio.FIRST_EXCEPTION)
+        if any(reader.exception() for reader in done):
             for meter in meters:
                 meter.cancel()
-        await asyncio.wait(copies)
+        await asyncio.wait(readers)
         job.forget(meters)
-        failures = [failure for copy in copies if (failure := copy.exception())]
+        failures = [failure for reader in readers if (failure := reader.exception())]
         if failures:  # those that were stopped on account of another are not the cause
             raise next((failure for failure in failures if not isinstance(failure, Cancelled)), failures[0])
 
@@ -91,8 +107,8 @@ class Transfer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*arguments, **named))
 
 
-def _by_device(slabs: Sequence[Slab]) -> dict[str, list[Slab]]:
-    groups: dict[str, list[Slab]] = {}
+def _by_device(slabs: Sequence[S]) -> dict[str, list[S]]:
+    groups: dict[str, list[S]] = {}
     for slab in slabs:
         groups.setdefault(slab.device, []).append(slab)
     return groups
@@ -109,29 +125,6 @@ def _allocate(device: Device, slabs: Sequence[Slab]) -> list[LiveSlab]:
         _release(live)
         raise
     return live
-
-
-def _copy(device: Device, files: OpenFiles, slabs: Sequence[LiveSlab], meter: Meter) -> None:
-    """Fill each slab from the files, and check that the device has acknowledged every byte. Blocks."""
-    for live in slabs:
-        meter.check()
-        before = meter.bytes_done
-        for file, fd in enumerate(files.fds):
-            segments = [
-                Segment(part.tensor.offset + part.start, part.slab_offset, part.nbytes)
-                for part in live.slab.slices
-                if part.tensor.file == file and part.nbytes
-            ]
-            if segments:
-                device.copy(fd, segments, live.buffer, meter)
-        done, wanted = meter.bytes_done - before, live.slab.weights_bytes
-        if done != wanted:
-            raise TransferFailed(
-                f"{device.id}: {done} of {wanted} bytes of layer {live.slab.layer} arrived",
-                device=device.id,
-                done_bytes=done,
-                requested_bytes=wanted,
-            )
 
 
 def _release(slabs: Sequence[LiveSlab]) -> None:

@@ -1,0 +1,91 @@
+"""Copying: the bytes of slabs cut into portions, and the readers that take one portion after the other.
+
+A device is fed by several readers at once, for one thread that copies out of the page cache is slower than memory and
+than any bus. Portions are taken in the order of the file, and what comes next is asked of the disk in time. All sizes
+and offsets are in bytes.
+"""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from app.devices import Device, Meter, Segment
+from app.errors import TransferFailed
+from app.residency.files import OpenFiles
+from app.residency.residents import LiveSlab
+
+READERS: Final = max(1, len(os.sched_getaffinity(0)) - 1)
+"""For all devices of a job together, one for each at least: a core is left to those who ask."""
+
+PORTION_BYTES: Final = 64 << 20
+"""At most; small enough that the last reader of a load is never alone for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What one reader copies in one go: some of one slab's bytes, out of one file, in the order of the slab."""
+
+    live: LiveSlab
+    file: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Tensor bytes."""
+        return sum(segment.nbytes for segment in self.segments)
+
+
+def portions(slabs: Iterable[LiveSlab]) -> Iterator[Portion]:
+    """All tensor bytes of the slabs, each once, in portions of at most PORTION_BYTES."""
+    for live in slabs:
+        by_file: dict[int, list[Segment]] = {}
+        for part in live.slab.slices:
+            segments = by_file.setdefault(part.tensor.file, [])
+            segments += _cut(Segment(part.tensor.offset + part.start, part.slab_offset, part.nbytes))
+        for file, segments in by_file.items():
+            for group in _grouped(segments):
+                yield Portion(live, file, group)
+
+
+def copy_portions(device: Device, files: OpenFiles, waiting: deque[Portion], meter: Meter) -> None:
+    """Be a reader: take portions until none is waiting, and check that the device acknowledges each byte. Blocks."""
+    while True:
+        try:
+            portion = waiting.popleft()
+        except IndexError:
+            return
+        with contextlib.suppress(IndexError):  # another reader has just taken the last one
+            files.read_ahead(waiting[0].file, waiting[0].segments)
+        meter.check()
+        before = meter.bytes_done
+        device.copy(files.fds[portion.file], portion.segments, portion.live.buffer, meter)
+        done = meter.bytes_done - before
+        if done != portion.nbytes:
+            raise TransferFailed(
+                f"{device.id}: {done} of {portion.nbytes} bytes of layer {portion.live.slab.layer} arrived",
+                device=device.id,
+                done_bytes=done,
+                requested_bytes=portion.nbytes,
+            )
+
+
+def _cut(segment: Segment) -> Iterator[Segment]:
+    for start in range(0, segment.nbytes, PORTION_BYTES):
+        nbytes = min(PORTION_BYTES, segment.nbytes - start)
+        yield Segment(segment.file_offset + start, segment.buffer_offset + start, nbytes)
+
+
+def _grouped(segments: Iterable[Segment]) -> Iterator[tuple[Segment, ...]]:
+    group: list[Segment] = []
+    nbytes = 0
+    for segment in segments:
+        if group and nbytes + segment.nbytes > PORTION_BYTES:
+            yield tuple(group)
+            group, nbytes = [], 0
+        group.append(segment)
+        nbytes += segment.nbytes
+    if group:
+        yield tuple(group)
