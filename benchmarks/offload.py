@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.api.schemas import encode
+from app.devices import Device
 from app.devices.host import HostDevice
 from app.devices.limits import limits_of
 from app.devices.simulated import SimulatedDevice
@@ -71,7 +72,7 @@ class Stopwatch:
 
 async def measure(state: Path, link: str, rounds: int) -> list[Row]:
     """Go up and down both ways, by turns."""
-    devices = [SimulatedDevice("sim:0", CAPACITY, bytes_per_second=LINKS[link]), HostDevice()]
+    devices: list[Device] = [SimulatedDevice("sim:0", CAPACITY, bytes_per_second=LINKS[link]), HostDevice()]
     wishes = await Wishes.open(state)
     loadmaster = Loadmaster([demo_file().parent], devices, limits_of("all", devices), wishes, encode)
     await loadmaster.start()
