@@ -122,11 +122,11 @@ def host_ranges(model: Model, placement: Placement) -> list[tuple[int, int, int]
     ]
 
 
-def is_so(decision: Decision, current: Placement, host: HostMode, request: PlacementRequest) -> bool:
-    """Whether nothing has to change: no slab moves, and strategy, n and the host tier are what they should be.
-
-    The same slabs may be what another strategy or another n asks for; what is shown is then the new one.
-    """
-    target = decision.placement
-    same = (target.strategy, target.n_gpu_layers) == (current.strategy, current.n_gpu_layers)
-    return same and not decision.moves.steps and host is request.host
+def is_so(decision: Decision, here: Placement, host: HostMode, request: PlacementRequest) -> bool:
+    """Whether nothing has to change: no slab, not what the placement is called, not how the host's part is kept."""
+    wanted = decision.placement
+    return (
+        not (decision.moves.steps or decision.evictions)
+        and (here.strategy, here.n_gpu_layers) == (wanted.strategy, wanted.n_gpu_layers)
+        and host is request.host
+    )
