@@ -19,7 +19,7 @@ from app.residency.files import OpenFiles, read_header
 from app.residency.jobs import Job
 from app.residency.ledger import Ledger
 from app.residency.reconcile import Decision, host_ranges
-from app.residency.records import JobResult
+from app.residency.records import Cause, JobResult
 from app.residency.registry import Entry
 from app.residency.residents import Generation, LiveSlab, Resident
 from app.residency.transfer import Transfer
@@ -73,7 +73,8 @@ class Changes:
         finally:
             if entry.id not in self._residents:
                 await asyncio.to_thread(files.close)
-        self._residents[entry.id].touch()
+        if job.cause is not Cause.EVICTION:  # to make room for another is no use
+            self._residents[entry.id].touch()
         job.stage = "ready"
         moved = decision.moves
         evicted = tuple(eviction.record() for eviction in decision.evictions)
