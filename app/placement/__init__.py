@@ -28,6 +28,7 @@ from app.placement.planner import plan
 from app.placement.request import HostMode, PlacementRequest, SplitMode, Strategy
 from app.placement.shrinking import is_shrinkable, shrunk
 from app.placement.slabs import ALIGNMENT, HOST, Placement, Slab, Slice, slab_of, slab_sums
+from app.placement.strategies import strategy_of
 
 __all__ = [
     "ALIGNMENT",
@@ -60,4 +61,5 @@ __all__ = [
     "shrunk",
     "slab_of",
     "slab_sums",
+    "strategy_of",
 ]

@@ -4,7 +4,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Final
 
 from app.model import Layer, Tensor
 from app.placement.candidates import Scale, Subject
@@ -14,8 +13,7 @@ from app.placement.plan import Advice, Plan, Row
 from app.placement.planning import Planning, prepared
 from app.placement.request import PlacementRequest, Strategy
 from app.placement.slabs import Placement
-
-_BEST_OF: Final = (Strategy.FIRST, Strategy.LAST, Strategy.ENDS)
+from app.placement.strategies import BEST_OF
 
 
 def plan(
@@ -50,7 +48,7 @@ def plan(
         wanted = replace(request, strategy=strategy, n_cpu_moe=n_cpu_moe)
         return Planning(scale_for(n_cpu_moe), wanted, current)
 
-    strategies = _BEST_OF if request.strategy is Strategy.BEST else (request.strategy,)
+    strategies = BEST_OF if request.strategy is Strategy.BEST else (request.strategy,)
     settled = [_with_experts_apart(partial(planning, strategy)) for strategy in strategies]
     chosen, why = max(settled, key=lambda one: one[0].worth(one[0].assignment))
     found = chosen.decided

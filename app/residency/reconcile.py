@@ -13,12 +13,14 @@ from app.placement import (
     Placement,
     PlacementRequest,
     Plan,
+    Strategy,
     model_needs,
     moves,
     output_matrix,
     plan,
     slab_of,
     slab_sums,
+    strategy_of,
 )
 from app.residency.records import EvictionRecord
 from app.residency.wishes import Wish
@@ -106,8 +108,12 @@ def restored(model: Model, wish: Wish, room: Mapping[str, int]) -> Placement | N
     if any(nbytes > room[device] for device, nbytes in slab_sums(slabs).items()):
         return None
     on_devices = {slab.layer for slab in slabs if slab.device != HOST}
-    n_gpu_layers = sum(layers[key].role is Role.BLOCK for key in on_devices)
-    return Placement(wish.request.strategy, n_gpu_layers, slabs)
+    blocks = [key for key, layer in layers.items() if layer.role is Role.BLOCK]
+    offloaded = [index for index, key in enumerate(blocks) if key in on_devices]
+    strategy = wish.request.strategy
+    if strategy is Strategy.BEST:
+        strategy = strategy_of(offloaded, len(blocks))
+    return Placement(strategy, len(offloaded), slabs)
 
 
 def host_ranges(model: Model, placement: Placement) -> list[tuple[int, int, int]]:

@@ -34,6 +34,7 @@ def leave(place: Path, text: str | None, model: str = "tiny") -> None:
         PlacementRequest(2, Strategy.ENDS),
         PlacementRequest("auto"),
         PlacementRequest(3, Strategy.LAST, devices=("sim:1",)),
+        PlacementRequest(2, Strategy.BEST),
         PlacementRequest(2, host=HostMode.BUFFERED),
         PlacementRequest(0),
     ],
