@@ -4,7 +4,8 @@ A slab counts in one state at a time: *staged* while it is filled, *used* in the
 replaced but not freed yet. A job *claims*, before it starts, the most that it will stage; what it has claimed but not
 staged yet is promised to it, and promised and staged bytes together are the reserved ones. A claim may be for memory
 that a model which makes room has not given back yet (it is *leaving*): whatever is freed goes to the claims that lack
-it, first come, first served. The event loop owns the ledger: every method is one step for everybody else.
+it, the model's own before the others', these first come, first served. So a job that goes step by step never waits for
+what somebody else waits for. The event loop owns the ledger: every method is one step for everybody else.
 """
 
 from collections.abc import Iterable, Mapping
@@ -102,12 +103,15 @@ class Ledger:
         return sum(account.claimed for id_, account in self._accounts[device].items() if id_ != model)
 
     def claim(self, model: str, claims: Mapping[str, int]) -> None:
-        """Set what the model's job may still stage, and set it aside as far as there is room."""
+        """Set what the model's job may still stage, and set it aside as far as there is room.
+
+        What was set aside for it before stays so, as far as it is claimed anew.
+        """
         self._claimants.setdefault(model)
         for device in self._limits:
             account = self._account(device, model)
-            account.promised = 0
             account.claimed = claims.get(device, 0)
+            account.promised = min(account.promised, account.claimed)
             self._set_aside(device)
 
     def unclaim(self, model: str) -> None:
@@ -163,11 +167,12 @@ class Ledger:
             account.retired += slab.nbytes
 
     def free(self, model: str, slabs: Iterable[Slab]) -> None:
-        """Retired slabs were given back to the device; the claims that lack something get it."""
+        """Retired slabs were given back to the device; the claims that lack something get it, the model's own first."""
         for slab in slabs:
             account = self._account(slab.device, model)
             account.retired -= slab.nbytes
             account.leaving = max(0, account.leaving - slab.nbytes)
+            self._top_up(slab.device, model)
             self._set_aside(slab.device)
 
     def _account(self, device: str, model: str) -> _Account:
@@ -184,5 +189,8 @@ class Ledger:
 
     def _set_aside(self, device: str) -> None:
         for model in self._claimants:
-            account = self._account(device, model)
-            account.promised += max(0, min(account.claimed - account.promised, self._free(device)))
+            self._top_up(device, model)
+
+    def _top_up(self, device: str, model: str) -> None:
+        account = self._account(device, model)
+        account.promised += max(0, min(account.claimed - account.promised, self._free(device)))

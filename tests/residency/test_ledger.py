@@ -49,9 +49,9 @@ class Books(RuleBasedStateMachine):
         held = sum(self.sum(state, device) for state in self.slabs)
         return self.ours[device] - held - sum(self.promised[model, device] for model in MODELS)
 
-    def set_aside(self) -> None:
+    def set_aside(self, *first: str) -> None:
         """What is free goes to the claims that lack it, first come, first served."""
-        for model in self.claimants:
+        for model in (*first, *self.claimants):
             for device in LIMITS:
                 missing = self.claimed[model, device] - self.promised[model, device]
                 self.promised[model, device] += max(0, min(missing, self.free(device)))
@@ -64,12 +64,12 @@ class Books(RuleBasedStateMachine):
 
     @rule(model=models, zero=st.integers(0, 120), one=st.integers(0, 120))
     def claim(self, model: str, zero: int, one: int) -> None:
-        """A claim sets aside what it can, and replaces the one before, whose place in the line it keeps."""
+        """A claim sets aside what it can; of the one before it keeps the place in the line, and what it had."""
         self.ledger.claim(model, {"sim:0": zero, "sim:1": one})
         if model not in self.claimants:
             self.claimants.append(model)
         for device, nbytes in (("sim:0", zero), ("sim:1", one)):
-            self.promised[model, device] = 0
+            self.promised[model, device] = min(self.promised[model, device], nbytes)
             self.claimed[model, device] = nbytes
         self.set_aside()
 
@@ -136,11 +136,11 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.slabs["retired"])
     @rule(data=st.data())
     def reap(self, data: st.DataObject) -> None:
-        """What was replaced is freed, and goes to the claims that lack something."""
+        """What was replaced is freed, and goes to the claims that lack something, the model's own first."""
         model, chosen = self.take("retired", data)
         self.ledger.free(model, [chosen])
         self.leaving[model, chosen.device] = max(0, self.leaving[model, chosen.device] - chosen.nbytes)
-        self.set_aside()
+        self.set_aside(model)
 
     @invariant()
     def agrees(self) -> None:
@@ -178,3 +178,35 @@ def test_staging_is_all_or_nothing() -> None:
         ledger.stage("a", [slab("sim:0", 50), slab("sim:1", 61)])
     assert caught.value.device == "sim:1"
     assert ledger.row("sim:0").reserved_bytes == 0
+
+
+def test_a_job_that_goes_step_by_step_keeps_what_it_was_promised() -> None:
+    """Not even one that came before it, and waits for memory that somebody holds, gets what it frees or has yet."""
+    ledger = Ledger({"sim:0": 100})
+    there, new = slab("sim:0", 60), slab("sim:0", 10)
+    for model, one in (("held", there), ("mover", new)):
+        ledger.stage(model, [one])
+        ledger.publish(model, [one])
+    ledger.leave("held", {"sim:0": 60})
+    ledger.claim("waits", {"sim:0": 80})
+    ledger.claim("mover", {"sim:0": 10})
+    assert ledger.row("sim:0").reserved_bytes == 30
+    ledger.retire("mover", [new])
+    ledger.free("mover", [new])
+    ledger.claim("mover", {"sim:0": 10})
+    assert ledger.has_room("mover", [new])
+    assert not ledger.has_room("waits", [slab("sim:0", 31)])
+
+
+def test_what_is_freed_goes_to_whoever_lacks_it() -> None:
+    """Once the holder has let go, the claim that was made before is whole."""
+    ledger = Ledger({"sim:0": 100})
+    there = slab("sim:0", 60)
+    ledger.stage("held", [there])
+    ledger.publish("held", [there])
+    ledger.leave("held", {"sim:0": 60})
+    ledger.claim("waits", {"sim:0": 80})
+    ledger.retire("held", [there])
+    assert not ledger.has_room("waits", [slab("sim:0", 80)])
+    ledger.free("held", [there])
+    assert ledger.has_room("waits", [slab("sim:0", 80)])
