@@ -85,6 +85,9 @@ class Orders:
             self._ledger.leave(entry.id, moves.released)
 
         async def work() -> None:
+            for other in after:
+                if other.superseded_by is None:  # else it is unloaded as was asked for, which makes room as well
+                    await other.wait()
             await self._changes.place(job, entry, wish.request, decision)
 
         return Undertaking(job, wish.placed(decision.placement), work, after)
