@@ -1,24 +1,21 @@
 """One candidate: an assignment of layers to devices, and what it comes to on each of them. All sizes are in bytes."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
 
 from app.model import Layer, LayerKey, Role, Tensor
 from app.placement.deal import Assignment, Budget
 from app.placement.footprints import Footprints
 from app.placement.layout import Layout
 from app.placement.memory import Needs, compute_bytes, context_bytes
+from app.placement.overrides import is_expert
 from app.placement.plan import DevicePlan, LayerPlan
 from app.placement.request import HostMode
 from app.placement.slabs import HOST, Part, Placement, Slab, slab_with
 
-EXPERTS: Final = re.compile(r"_(?:ch)?exps(?:\.|$)")
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """What is planned: a model's layers, and what an engine needs beside them where that is to be planned too."""
 
@@ -29,15 +26,21 @@ class Subject:
     expert_share: float = 1.0
     """The part of the experts that one token uses."""
 
+    @cached_property
+    def keys(self) -> frozenset[LayerKey]:
+        """Of all layers; and the output's where it has no tensors but uses the input's, which may have to be copied."""
+        tied: set[LayerKey] = {"output"} if self.output and self.output.layer == "input" else set()
+        return frozenset(tied.union(layer.key for layer in self.layers))
+
     @property
     def has_experts(self) -> bool:
         """Whether there are experts that could be kept apart."""
-        return any(EXPERTS.search(tensor.name) for layer in self.layers for tensor in layer.tensors)
+        return any(is_expert(tensor) for layer in self.layers for tensor in layer.tensors)
 
     def read_bytes(self, part: Part) -> int:
         """What one token reads of these bytes: of experts the used share, of an embedding that is not tied a row."""
         tensor = part.tensor
-        if EXPERTS.search(tensor.name):
+        if is_expert(tensor):
             return int(part.nbytes * self.expert_share)
         if tensor.layer == "input" and tensor != self.output and len(tensor.dimensions) > 1:
             return part.nbytes // max(1, tensor.dimensions[-1])
@@ -133,10 +136,9 @@ class Scale:
 
         What overrides put there wherever the layer goes is not among it.
         """
-        brought: dict[LayerKey, int] = {
-            key: away.along.slab + away.fixed_slabs - self.footprints.home[key].fixed_slabs
-            for key, away in self.footprints.away.items()
-        }
+        brought = dict.fromkeys(self.subject.keys, 0)
+        for key, away in self.footprints.away.items():
+            brought[key] = away.along.slab + away.fixed_slabs - self.footprints.home[key].fixed_slabs
         needs = self.subject.needs
         if needs and needs.kv_offload:
             for number, nbytes in enumerate(needs.layers):
@@ -219,17 +221,17 @@ class Scale:
 
     def slabs(self, assignment: Assignment) -> tuple[Slab, ...]:
         """The slabs that hold the candidate, a tied embedding's copy with the output's own tensors."""
+        buffered, copied = self.buffered, self.copied(assignment)
         found: list[Slab] = []
-        buffered = self.buffered
-        copied = self.copied(assignment)
         for layer in self.subject.layers:
-            device = assignment.get(layer.key, HOST)
-            if layer.key == "output" and copied:
-                parts = self.footprints.parts("output", device)
-                whole = {**parts, device: (*parts.get(device, ()), Part(copied, 0, copied.nbytes))}
-                found += [slab_with("output", id_, held) for id_, held in whole.items() if id_ != HOST or buffered]
-            else:
+            if layer.key != "output" or not copied:
+                device = assignment.get(layer.key, HOST)
                 found += self.footprints.slabs(layer.key, device, buffered=buffered)
+        if copied:  # the output is the last layer, if it is one
+            device = assignment["output"]
+            parts = self.footprints.parts("output", device)
+            whole = {**parts, device: (*parts.get(device, ()), Part(copied, 0, copied.nbytes))}
+            found += [slab_with("output", id_, held) for id_, held in whole.items() if id_ != HOST or buffered]
         return tuple(found)
 
     def placement(self, strategy: str, n: int, assignment: Assignment) -> Placement:

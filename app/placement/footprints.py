@@ -36,7 +36,7 @@ class Footprints:
     """The layers' tensors by device: an override goes first, then a cut by rows, then the layer's own device."""
 
     def __init__(self, layers: Sequence[Layer], overrides: Overrides, cut: RowCut | None) -> None:
-        self._layers = {layer.key: layer for layer in layers}
+        self._tensors = {layer.key: layer.tensors for layer in layers}
         self._overridden = overrides.devices_of([tensor for layer in layers for tensor in layer.tensors])
         self._cut = cut
         self._networks = self._overridden_networks()
@@ -50,7 +50,7 @@ class Footprints:
 
     def _parts(self, key: LayerKey, device: str) -> dict[str, tuple[Part, ...]]:
         found: dict[str, list[Part]] = {}
-        for tensor in self._layers[key].tensors:
+        for tensor in self._tensors.get(key, ()):
             home = self._overridden.get(tensor.name, device)
             if self._cut is not None and home != HOST and tensor.name not in self._overridden:
                 for holder, part in self._cut.parts(tensor):
@@ -69,8 +69,8 @@ class Footprints:
     def _overridden_networks(self) -> dict[LayerKey, str]:
         """Where overrides put the feed-forward networks of blocks: where they put the largest tensor."""
         networks = {}
-        for key, layer in self._layers.items() if self._overridden else ():
-            network = [tensor for tensor in layer.tensors if ".ffn_" in tensor.name]
+        for key, tensors in self._tensors.items() if self._overridden else ():
+            network = [tensor for tensor in tensors if ".ffn_" in tensor.name]
             largest = max(network, key=lambda tensor: tensor.nbytes, default=None)
             if largest and largest.name in self._overridden:
                 networks[key] = self._overridden[largest.name]

@@ -13,7 +13,12 @@ from app.model import Tensor
 from app.placement.slabs import HOST
 
 _EXPERTS: Final = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
-"""The tensors of a block's routed experts, as llama.cpp's `--cpu-moe` names them (common/common.h)."""
+"""As llama.cpp's `--cpu-moe` finds them (common/common.h)."""
+
+
+def is_expert(tensor: Tensor) -> bool:
+    """Whether it holds weights of a block's routed experts, of which a token uses a few: what `n_cpu_moe` is about."""
+    return _EXPERTS.search(tensor.name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,7 @@ class Overrides:
         """
         found = dict(_found(self._overrides, tuple(tensor.name for tensor in tensors)))
         for tensor in tensors if self._n_cpu_moe else ():
-            expert = isinstance(tensor.layer, int) and tensor.layer < self._n_cpu_moe and _EXPERTS.search(tensor.name)
-            if expert:
+            if isinstance(tensor.layer, int) and tensor.layer < self._n_cpu_moe and is_expert(tensor):
                 found.setdefault(tensor.name, HOST)
         return found
 

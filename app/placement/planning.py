@@ -182,8 +182,7 @@ class Planning:
     def _as_llama_cpp(self, n: int) -> Assignment:
         layout = self._layout(n)
         places = {**dict(zip(self.blocks, layout.blocks, strict=True)), "output": layout.output}
-        keys = {layer.key for layer in self.scale.subject.layers}
-        return {key: device for key, device in places.items() if device != HOST and key in keys}
+        return {key: device for key, device in places.items() if device != HOST and key in self.scale.subject.keys}
 
     def _server_arguments(self, n: int) -> tuple[str, ...] | None:
         if self.request.strategy is not Strategy.LLAMA_CPP:

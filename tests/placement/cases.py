@@ -80,7 +80,8 @@ def whole_models(draw: st.DrawFn) -> list[Layer]:
             tensor(f"blk.{block}.ffn_{part}{apart[0]}.weight", block, width, draw(rows_counts), *apart[1])
             for part in ("up", "down")
         ]
-    tensors.append(tensor("output_norm.weight", "output", width))
+    if draw(st.booleans()):
+        tensors.append(tensor("output_norm.weight", "output", width))
     if draw(st.booleans()):
         tensors.append(tensor("output.weight", "output", width, vocabulary))
     return list(group(tensors))

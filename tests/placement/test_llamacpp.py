@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidValue
-from app.model import Model, Tensor
+from app.model import Model, Tensor, group
 from app.placement import Budget, ContextRequest, Override, PlacementRequest, Plan, Strategy, output_matrix, plan
 from app.placement.layout import Layout
 from app.placement.llamacpp import place, server_arguments
 from app.placement.overrides import Overrides
 from benchmarks.oracle import parse_arguments
+from tests.placement.cases import tensor
 from tests.placement.models import small_model
 
 GPUS = ("cuda:0", "cuda:1")
@@ -111,6 +112,21 @@ def test_a_tied_output_is_a_copy_on_its_device() -> None:
         "output_norm.weight",
         embedding.name,
     ]
+
+
+def test_a_tied_output_without_tensors_is_a_copy_too() -> None:
+    """A model that ends with its last block has an output nevertheless, and its slab holds nothing but the copy."""
+    tensors = [tensor("token_embd.weight", "input", 16, 32)]
+    tensors += [tensor(f"blk.{block}.ffn_up.weight", block, 16, 32) for block in range(2)]
+    layers, embedding = group(tensors), tensors[0]
+    request = PlacementRequest("all", Strategy.LLAMA_CPP)
+
+    found = plan(layers, [Budget("sim:0", 9999)], request, output=embedding)
+
+    assert weights(found) == {"sim:0": 3 * 512, "cpu": 512}
+    assert [(slab.layer, slab.weights_bytes) for slab in found.placement.slabs] == [(0, 512), (1, 512), ("output", 512)]
+    assert found.placement.tensor_devices(embedding) == {"cpu": 512}
+    assert [row.layer for row in found.layers] == ["input", 0, 1]
 
 
 def test_an_output_of_its_own_is_no_copy() -> None:
