@@ -44,6 +44,14 @@ def test_json_is_what_the_service_answers(model: Path) -> None:
     assert sum(device["context_bytes"] for device in plan["devices"]) > 0
 
 
+def test_experts_on_the_host_are_said(model: Path) -> None:
+    """How many blocks leave theirs there is in the sentence and in the JSON."""
+    asked = ("--device", "64MiB", "--n-cpu-moe", "2")
+
+    assert "by first, the experts of the first 2 blocks on the host" in " ".join(run(model, *asked).output.split())
+    assert json.loads(run(model, *asked, "--json").output)["n_cpu_moe"] == 2
+
+
 def test_what_does_not_fit_is_an_exit_code(model: Path) -> None:
     """1, with the number of layers that would fit."""
     result = run(model, "--device", "1KiB", "-n", "all")

@@ -223,7 +223,7 @@ class PlacementBody(BaseModel):
 class PlanBody(PlacementBody):
     """A placement to be planned."""
 
-    table: StrictBool = Field(default=False, description="Add a row for every n_gpu_layers.")
+    table: StrictBool = Field(default=False, description="Add a row for every n_gpu_layers, by the plan's n_cpu_moe.")
 
 
 class WaitBody(BaseModel):

@@ -268,12 +268,17 @@ class PlanOut(_Out):
     fits: bool
     strategy: str
     n_gpu_layers: int
+    n_cpu_moe: int = Field(
+        description="The experts of so many blocks stay on the host: as asked for, or as `auto` found it best."
+    )
     largest_n_gpu_layers: int | None
     devices: tuple[DevicePlan, ...]
     layers: tuple[LayerPlan, ...]
     advice: tuple[Advice, ...]
     llama_server_args: tuple[str, ...] | None
-    table: tuple[Row, ...] | None
+    table: tuple[Row, ...] | None = Field(
+        description="A row for every n_gpu_layers, by this plan's n_cpu_moe: send both to get a row as a plan."
+    )
 
 
 class SnapshotOut(_Out):

@@ -93,8 +93,9 @@ def _weights(text: str) -> Any:
 
 
 def _page(name: str, found: Plan) -> RenderableType:
+    apart = f", the experts of the first {found.n_cpu_moe} blocks on the host" if found.n_cpu_moe else ""
     parts: list[RenderableType] = [
-        Text.assemble((name, "bold"), f": {found.n_gpu_layers} layers on the devices by {found.strategy}"),
+        Text.assemble((name, "bold"), f": {found.n_gpu_layers} layers on the devices by {found.strategy}{apart}"),
         _devices(found),
         Text(f"layers on the devices: {_where(found)}"),
     ]

@@ -45,7 +45,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One choice of n_gpu_layers, as a slider shows it."""
+    """One choice of n_gpu_layers, as a slider shows it: what it needs with the n_cpu_moe of the plan."""
 
     n_gpu_layers: int
     fits: bool
@@ -59,6 +59,8 @@ class Plan:
     fits: bool
     strategy: str
     n_gpu_layers: int
+    n_cpu_moe: int
+    """The experts of so many blocks stay on the host: as asked for, or as `auto` found it best."""
     largest_n_gpu_layers: int | None
     devices: tuple[DevicePlan, ...]
     layers: tuple[LayerPlan, ...]

@@ -121,6 +121,7 @@ class Planning:
             fits=all(row.fits for row in rows),
             strategy=self.request.strategy,
             n_gpu_layers=n,
+            n_cpu_moe=self.request.n_cpu_moe,
             largest_n_gpu_layers=largest,
             devices=rows,
             layers=self.scale.layers(assignment),

@@ -121,6 +121,7 @@ def test_auto_keeps_as_few_experts_apart_as_brings_most_layers(case: Case) -> No
 
     assert found.n_gpu_layers == max(by_count)
     fewest = by_count.index(max(by_count))
+    assert found.n_cpu_moe == fewest
     assert found.placement == case.plan(n_gpu_layers=found.n_gpu_layers, n_cpu_moe=fewest).placement
     assert (fewest > 0) == any(advice.code == "experts_on_host" for advice in found.advice)
 
@@ -139,14 +140,14 @@ def test_best_keeps_most_of_what_is_read_on_devices(case: Case) -> None:
 
 
 @settings(max_examples=40)
-@given(cases(experts=False))
+@given(cases())
 def test_each_row_of_the_table_is_a_plan(case: Case) -> None:
-    """The table has a row for every n, and each has the numbers of the plan that asks for this n."""
-    table = case.plan(table=True).table
-    assert table is not None
-    assert [row.n_gpu_layers for row in table] == list(range(case.top + 1))
-    for row in table:
-        single = case.plan(n_gpu_layers=row.n_gpu_layers)
+    """A row for every n, with the numbers of the plan that asks for this n and the n_cpu_moe that `auto` chose."""
+    whole = case.plan(table=True)
+    assert whole.table is not None
+    assert [row.n_gpu_layers for row in whole.table] == list(range(case.top + 1))
+    for row in whole.table:
+        single = case.plan(n_gpu_layers=row.n_gpu_layers, n_cpu_moe=whole.n_cpu_moe)
         assert (row.fits, row.devices) == (single.fits, single.devices)
 
 
