@@ -1,17 +1,19 @@
 """One candidate: an assignment of layers to devices, and what it comes to on each of them. All sizes are in bytes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 from app.model import Layer, LayerKey, Role, Tensor
 from app.placement.deal import Assignment, Budget
 from app.placement.footprints import Footprints
+from app.placement.graph import LOGITS, NOTHING, Share, pulled_bytes
 from app.placement.layout import Layout
-from app.placement.memory import Needs, compute_bytes, context_bytes
+from app.placement.memory import Needs, compute_bytes, context_bytes, is_pipelined
 from app.placement.overrides import is_expert
 from app.placement.plan import DevicePlan, LayerPlan
 from app.placement.request import HostMode
+from app.placement.runs import WEIGHTS_ONLY, Growth
 from app.placement.slabs import HOST, Part, Placement, Slab, slab_with
 
 
@@ -77,6 +79,7 @@ class Scale:
         self.footprints = footprints
         self.host = host
         self.host_bytes = host_bytes
+        self._share_of = cache(self._share)
 
     def layout(self, assignment: Assignment) -> Layout:
         """The candidate as an engine's accounting sees it."""
@@ -129,6 +132,45 @@ class Scale:
             return Sizes(weights, slabs, nothing, nothing)
         needs, layout = self.subject.needs, self.layout(assignment)
         return Sizes(weights, slabs, context_bytes(needs, layout), compute_bytes(needs, layout))
+
+    def growth(self, layers: Collection[LayerKey]) -> Growth:
+        """How parts of the graph grow as these layers, and no others, are dealt out among the devices."""
+        needs = self.subject.needs
+        if needs is None or not self.budgets:
+            return WEIGHTS_ONLY
+        pipelined = is_pipelined(needs, self.layout(dict.fromkeys(layers, self.budgets[0].device)))
+        first = {0} if pipelined else set()
+        last = {len(needs.kinds) - 1} if pulled_bytes(needs.activations) else set()
+        return Growth(
+            self._share_of,
+            self._fixed_shares,
+            cache(partial(needs.share_bytes, pipelined=pipelined)),
+            turns=frozenset(first | last),
+        )
+
+    def _share(self, key: LayerKey, device: str) -> Share:
+        """What a layer adds to the graph of the device that it is on; not a copied output, which is never dealt out."""
+        needs, output = self.subject.needs, self.subject.output
+        share = NOTHING
+        if needs and isinstance(key, int) and key < len(needs.kinds):
+            found = needs.blocks[needs.kinds[key]]
+            share = found.whole if self.footprints.network_of(key, device) == device else found.alone
+        home = "output" if output is None else output.layer
+        makes_logits = key == home and not (output and self.footprints.override_of(output))
+        return share.joined(LOGITS) if makes_logits else share
+
+    @cached_property
+    def _fixed_shares(self) -> dict[str, Share]:
+        """By device, its part of the graph by overrides: networks apart from their blocks, and the output."""
+        needs, output = self.subject.needs, self.subject.output
+        fixed: dict[str, Share] = {}
+        for key, device in self.footprints.networks.items():
+            if needs and isinstance(key, int) and key < len(needs.kinds):
+                network = needs.blocks[needs.kinds[key]].network
+                fixed[device] = fixed.get(device, NOTHING).joined(network)
+        if output and (where := self.footprints.override_of(output)):
+            fixed[where] = fixed.get(where, NOTHING).joined(LOGITS)
+        return fixed
 
     @cached_property
     def brought_bytes(self) -> dict[LayerKey, int]:

@@ -1,12 +1,11 @@
 """Which device each offloaded layer goes to, given those that stay where they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import gt, sub
 
 from app.model import Layer, LayerKey, Role
 from app.placement.request import PlacementRequest, SplitMode
-from app.placement.split import equally, fill_evenly, fill_gaps, in_proportion
+from app.placement.split import equally, in_proportion
 
 Assignment = dict[LayerKey, str]
 """The device of each layer that is on one."""
@@ -36,40 +35,24 @@ def usable(budgets: Sequence[Budget], request: PlacementRequest, held: Mapping[s
 
 def deal(
     layers: Sequence[Layer],
-    nbytes: Mapping[LayerKey, int],
     budgets: Sequence[Budget],
     request: PlacementRequest,
-    kept: Mapping[LayerKey, str],
+    kept: Assignment,
+    by_room: Callable[[], Assignment],
 ) -> Assignment:
     """A device for each of `layers` (input, blocks, output, in order): `kept` stay, the others are dealt out.
 
-    `nbytes` are the layers' slabs. `budgets` must not be empty unless `layers` is, and hold the devices of `kept`.
+    `by_room` does that where the split goes by free bytes. `budgets` must not be empty unless `layers` is, and hold
+    the devices of `kept`.
     """
     if not layers:
         return {}
     ids = [budget.device for budget in budgets]
-    if request.split_mode is SplitMode.NONE:
+    if request.split_mode is not SplitMode.LAYER:  # one device; of a cut by rows, which names all, the first
         return dict.fromkeys((layer.key for layer in layers), ids[0])
     if request.split_weights == "free":
-        return _deal_by_room([layer.key for layer in layers], nbytes, budgets, kept)
+        return {**kept, **by_room()}
     return _deal_by_count(layers, ids, request, kept)
-
-
-def _deal_by_room(
-    layers: Sequence[LayerKey], nbytes: Mapping[LayerKey, int], budgets: Sequence[Budget], kept: Mapping[LayerKey, str]
-) -> Assignment:
-    new = [key for key in layers if key not in kept]
-    sizes = [nbytes[key] for key in new]
-    rooms = [budget.available_bytes for budget in budgets]
-    used = [sum(nbytes[key] for key, device in kept.items() if device == budget.device) for budget in budgets]
-    chosen = fill_evenly(sizes, rooms, used)
-    if kept:  # beside layers that stay, runs need not be contiguous
-        filled = list(used)
-        for size, index in zip(sizes, chosen, strict=True):
-            filled[index] += size
-        if any(map(gt, filled, rooms)):
-            chosen = fill_gaps(sizes, list(map(sub, rooms, used))) or chosen
-    return {**kept, **{key: budgets[index].device for key, index in zip(new, chosen, strict=True)}}
 
 
 def _deal_by_count(

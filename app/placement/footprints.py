@@ -39,7 +39,8 @@ class Footprints:
         self._tensors = {layer.key: layer.tensors for layer in layers}
         self._overridden = overrides.devices_of([tensor for layer in layers for tensor in layer.tensors])
         self._cut = cut
-        self._networks = self._overridden_networks()
+        self.networks = self._overridden_networks()
+        """By block, the device that overrides give its feed-forward network."""
         self.overrides = bool(self._overridden)
         self.parts = cache(self._parts)
         """By device, the parts of a layer that is assigned to `device`; every byte of the layer once."""
@@ -82,7 +83,7 @@ class Footprints:
 
     def network_of(self, key: LayerKey, device: str) -> str:
         """Where the feed-forward network of a block on `device` is: where its largest tensor goes."""
-        return self._networks.get(key, device)
+        return self.networks.get(key, device)
 
     def of(self, key: LayerKey, device: str) -> Footprint:
         """What a layer that is assigned to `device` needs."""

@@ -9,17 +9,14 @@
 
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Final
 
 from app.model import Model
 from app.model.caches import Caches
-from app.placement.activations import Activations, CacheKind, activations
+from app.placement.activations import Activations, activations
 from app.placement.context import ContextRequest, context_size, layer_context_bytes
+from app.placement.graph import LOGITS, NOTHING, BlockShares, Share, block_shares, host_bytes, share_bytes
 from app.placement.layout import Layout
 from app.placement.slabs import HOST
-
-_COPIES: Final = 4
-"""Micro-batches under way in a pipeline of devices (GGML_SCHED_MAX_COPIES, ggml-backend.cpp)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +26,31 @@ class Needs:
     layers: tuple[int, ...]
     """The cache of each of llama.cpp's layers."""
     activations: Activations
+    blocks: tuple[BlockShares, ...]
+    """The blocks of the graph that differ."""
+    kinds: tuple[int, ...]
+    """By number, which of `blocks` each block is like."""
     kv_offload: bool
     output_buffer: int
     """Where logits are handed over, one row for each sequence; on the host (llama-context.cpp, output_reserve)."""
+
+    def share_bytes(self, share: Share, *, pipelined: bool) -> int:
+        """What an accelerator holds for its part of the graph."""
+        return share_bytes(self.activations, share, kv_offload=self.kv_offload, pipelined=pipelined)
 
 
 def model_needs(model: Model, caches: Caches, request: ContextRequest) -> Needs:
     """Measure a model in a context. Raises InvalidValue for a context that the model cannot have."""
     size = context_size(caches, request, model.context_length)
     graph = activations(model, caches, size)
+    layers = layer_context_bytes(caches, request, size)
+    blocks = block_shares(graph, layers, kv_offload=request.kv_offload)
+    distinct = {block: kind for kind, block in enumerate(dict.fromkeys(blocks))}
     return Needs(
-        layers=layer_context_bytes(caches, request, size),
+        layers=layers,
         activations=graph,
+        blocks=tuple(distinct),
+        kinds=tuple(map(distinct.__getitem__, blocks)),
         kv_offload=request.kv_offload,
         output_buffer=graph.row_of_logits * size.n_seq,
     )
@@ -63,66 +73,31 @@ def compute_bytes(needs: Needs, layout: Layout) -> dict[str, int]:
     Near llama.cpp's figures, and more often above than below. Weights on the host are taken to be computed there: an
     engine that copies them to a GPU for large batches (llama.cpp's op_offload) needs room for the largest of them too.
     """
-    graph = needs.activations
-    widest, fetched = _widest(graph, layout), {} if needs.kv_offload else _fetched(needs, layout)
-    pipelined = needs.kv_offload and layout.offloads_all and len(layout.devices) > 1 and not layout.overridden
-    sums = {HOST: _host(graph, layout, widest.get(HOST, 0), pipelined=pipelined) + needs.output_buffer}
-    seen = _seen(graph, layout)
+    parts, pipelined = _shares(needs, layout), is_pipelined(needs, layout)
+    host = host_bytes(needs.activations, parts.get(HOST, NOTHING), pipelined=pipelined)
+    sums = {HOST: host + needs.output_buffer}
     for device in layout.devices:
-        blocks, logits = widest.get(device, 0), _last(graph, layout) if device == layout.output else 0
-        inputs = graph.inputs_of(seen.get(device, ()))
-        if pipelined and (blocks or logits):
-            handed_over = graph.hidden if layout.blocks[:1] == (device,) else 2 * graph.hidden
-            sums[device] = max(blocks, logits) + _COPIES * (inputs + handed_over)
-        elif device in fetched:
-            sums[device] = max(blocks, logits) + fetched[device] + inputs
-        else:
-            sums[device] = max(blocks + inputs, logits)
+        sums[device] = needs.share_bytes(parts.get(device, NOTHING), pipelined=pipelined)
     return sums
 
 
-def _host(graph: Activations, layout: Layout, blocks: int, *, pipelined: bool) -> int:
-    """The embedded tokens and the inputs that all devices copy from, and the host's own share of the work."""
-    inputs = graph.inputs_of(graph.inputs)
-    if pipelined:
-        return graph.hidden + _COPIES * (inputs + graph.hidden)
-    logits = _last(graph, layout) if layout.output == HOST else 0
-    return graph.hidden + max(blocks + inputs, logits, inputs + graph.hidden)
+def is_pipelined(needs: Needs, layout: Layout) -> bool:
+    """Whether micro-batches overtake each other on several devices: only where the host has no share in the work."""
+    return needs.kv_offload and layout.offloads_all and len(layout.devices) > 1 and not layout.overridden
 
 
-def _seen(graph: Activations, layout: Layout) -> dict[str, set[CacheKind]]:
-    """By device, the kinds of cache that its blocks attend to."""
-    seen: dict[str, set[CacheKind]] = {}
-    for block, kinds in zip(layout.blocks, graph.sees, strict=True):
-        seen.setdefault(block, set()).update(kinds)
-    return seen
+def _shares(needs: Needs, layout: Layout) -> dict[str, Share]:
+    """By device, its part of the graph. Blocks that are alike, in places that are alike, count once."""
+    parts = {layout.output: LOGITS}
 
+    def join(device: str, share: Share) -> None:
+        parts[device] = parts.get(device, NOTHING).joined(share)
 
-def _widest(graph: Activations, layout: Layout) -> dict[str, int]:
-    """By device, the widest moment of its blocks: residual, norm and result stand around a feed-forward network."""
-    widest = dict.fromkeys({*layout.blocks, *layout.feed_forward}, 0)
-    moments = zip(layout.blocks, layout.feed_forward, graph.attention, graph.feed_forward, strict=True)
-    for block, network, attention, feed_forward in moments:
-        around = 3 * graph.hidden if network == block else graph.hidden
-        widest[block] = max(widest[block], attention)
-        widest[network] = max(widest[network], feed_forward + around)
-    return widest
-
-
-def _fetched(needs: Needs, layout: Layout) -> dict[str, int]:
-    """By device, the most that one block's attention takes with its cache, which comes over from the host for it.
-
-    The packing seldom finds a place for it in what other moments leave free: it counts beside them.
-    """
-    fetched: dict[str, int] = {}
-    for block, attention, cache in zip(layout.blocks, needs.activations.attention, needs.layers, strict=False):
-        fetched[block] = max(fetched.get(block, 0), attention + cache)
-    return fetched
-
-
-def _last(graph: Activations, layout: Layout) -> int:
-    """What the output's device holds when the logits are made, and the inputs are gone."""
-    pulled = 0
-    if layout.blocks and layout.feed_forward[-1] != layout.output and graph.experts_out[-1]:
-        pulled = graph.experts_out[-1] + graph.hidden  # summing experts takes no weights: nothing holds it back
-    return graph.logits + graph.hidden + pulled
+    for block, network, kind in set(zip(layout.blocks, layout.feed_forward, needs.kinds, strict=True)):
+        found = needs.blocks[kind]
+        if block == network:
+            join(block, found.whole)
+        else:
+            join(block, found.alone)
+            join(network, found.network)
+    return parts

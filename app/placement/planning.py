@@ -15,6 +15,7 @@ from app.placement.plan import Advice, Plan, Row
 from app.placement.quantizations import size_advice
 from app.placement.request import PlacementRequest, SplitMode, Strategy
 from app.placement.rows import RowCut
+from app.placement.runs import Runs
 from app.placement.slabs import HOST, Placement, slab_sums
 from app.placement.strategies import offloaded_blocks
 
@@ -146,19 +147,14 @@ class Planning:
         return size_advice(layers, output, room_bytes=max(0, room), n_gpu_layers=largest, top=self.top)
 
     def _dealt(self, layers: Sequence[Layer], budgets: Sequence[Budget], kept: Assignment) -> Assignment:
-        """Deal by what a layer brings with it: its slab, and its cache; what is fixed on a device is not room."""
-        if not layers:
-            return {}
-        if self.request.split_mode is SplitMode.ROW:
-            return {layer.key: budgets[0].device for layer in layers}
-        brought, fixed = self.scale.brought_bytes, self.scale.fixed_bytes
-        dealt = deal(layers, brought, _less(budgets, fixed), self.request, kept)
-        if self.scale.subject.needs is None:
-            return dealt
-        # What a graph holds depends on the placement, and the placement on the room that it leaves: once more.
-        taken = self.scale.weigh(dealt).compute
-        again = deal(layers, brought, _less(_less(budgets, fixed), taken), self.request, kept)
-        return again if self.scale.fits(again) else dealt
+        """Deal by what a layer brings: its slab, its cache, its part of the graph; what is fixed is not room."""
+
+        def by_room() -> Assignment:
+            keys, fixed = [layer.key for layer in layers], self.scale.fixed_bytes
+            rooms = {b.device: max(0, b.available_bytes - fixed.get(b.device, 0)) for b in budgets}
+            return Runs(keys, self.scale.brought_bytes, rooms, kept, self.scale.growth(keys)).dealt()
+
+        return deal(layers, budgets, self.request, kept, by_room)
 
     def _stays_on(self, layer: Layer, current: Placement) -> str | None:
         """The device on which the layer is, whole and as it would be put there; None where it is on none."""
@@ -240,10 +236,6 @@ def _check(budgets: Sequence[Budget], request: PlacementRequest) -> None:
             known = ", ".join((*ids, HOST))
             message = f"overrides[{index}].device: {override.device} is not one of {known}"
             raise InvalidValue(message, param=f"overrides[{index}].device")
-
-
-def _less(budgets: Sequence[Budget], taken: dict[str, int]) -> list[Budget]:
-    return [Budget(b.device, max(0, b.available_bytes - taken.get(b.device, 0))) for b in budgets]
 
 
 def _no_arguments(request: PlacementRequest) -> Advice:

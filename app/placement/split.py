@@ -1,30 +1,53 @@
 """How layers are shared among devices: pure arithmetic on sizes and counts."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from typing import Final
+from operator import itemgetter
+from typing import Final, NamedTuple
 
 WHOLE: Final = 1 << 24
 """A device's whole room, in the parts that shares are counted in: integers, for sizes go up to 2^63."""
 
 
-def fill_evenly(sizes: Sequence[int], rooms: Sequence[int], used: Sequence[int]) -> list[int]:
+class Step(NamedTuple):
+    """Runs of items that stop after the step before, and at `stop` at the latest."""
+
+    stop: int
+    beside: int
+    """What a device needs for one of them in bytes, its items' sizes apart, and with all that it holds already."""
+    stage: int
+    """Steps of one stage need no less than those before, and no more from a later start in the same stage."""
+
+
+def fill_evenly(sizes: Sequence[int], rooms: Sequence[int], steps: Callable[[int, int], Sequence[Step]]) -> list[int]:
     """Cut `sizes` into contiguous runs, one per device in order, so that the fullest device is the least full.
 
-    `rooms[d]` is what device d can hold in bytes, `used[d]` what it holds already. Returns each item's device index.
-    If any contiguous cut fits, the one returned fits. Where none does, the least overfull one is returned.
+    `rooms[d]` is what device d can hold in bytes, `steps(d, start)` what it needs for runs from `start`. Returns each
+    item's device index. If any contiguous cut fits, the one returned fits. Where none does, the least overfull one is
+    returned.
     """
     ends = list(accumulate(sizes, initial=0))
 
-    def cut(share: int) -> list[int] | None:
+    def cut(share: int) -> tuple[int, ...] | None:
         """Where each device's run stops if none is filled beyond `share`; None where that leaves items over."""
-        stops = [0]
-        for room, held in zip(rooms, used, strict=True):
-            left = room * share // WHOLE - held
-            stops.append(bisect_right(ends, ends[stops[-1]] + left) - 1 if left >= 0 else stops[-1])
-        return stops if stops[-1] == len(sizes) else None
+        furthest: dict[int, tuple[int, ...]] = {
+            0: (0,)
+        }  # by stage: of all that stop in one stage, who gets furthest has the least before him
+        for device, room in enumerate(rooms):
+            limit = room * share // WHOLE
+            reached = {stage: (*stops, stops[-1]) for stage, stops in furthest.items()}  # with nothing on this one
+            for stops in furthest.values():
+                first = start = stops[-1]
+                for stop, beside, stage in steps(device, start):
+                    end = bisect_right(ends, ends[start] + limit - beside, first + 1, stop + 1) - 1
+                    if end > first and (stage not in reached or end > reached[stage][-1]):
+                        reached[stage] = (*stops, end)
+                    first = stop
+            furthest = reached
+        best = max(furthest.values(), key=itemgetter(-1))
+        return best if best[-1] == len(sizes) else None
 
     low, high = 0, WHOLE
     while (best := cut(high)) is None and high < WHOLE << 40:

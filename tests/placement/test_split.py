@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.placement.split import equally, fill_evenly, fill_gaps, in_proportion
+from app.placement.split import Step, equally, fill_evenly, fill_gaps, in_proportion
 
 weights = st.floats(min_value=5e-324, max_value=1e308)
 
@@ -59,7 +59,7 @@ def test_the_fullest_device_is_the_least_full(sizes: list[int], devices: list[tu
                 shares.append((held + sum(given)) / room if room else float("inf"))
         return max(shares)
 
-    found = fill_evenly(sizes, rooms, used)
+    found = fill_evenly(sizes, rooms, lambda device, _: [Step(len(sizes), used[device], 0)])
     others = (cut for cut in product(range(len(rooms)), repeat=len(sizes)) if list(cut) == sorted(cut))
 
     assert found == sorted(found)
