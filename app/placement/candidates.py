@@ -34,10 +34,19 @@ class Subject:
         tied: set[LayerKey] = {"output"} if self.output and self.output.layer == "input" else set()
         return frozenset(tied.union(layer.key for layer in self.layers))
 
-    @property
-    def has_experts(self) -> bool:
-        """Whether there are experts that could be kept apart."""
-        return any(is_expert(tensor) for layer in self.layers for tensor in layer.tensors)
+    @cached_property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return sum(layer.role is Role.BLOCK for layer in self.layers)
+
+    @cached_property
+    def blocks_with_experts(self) -> tuple[int, ...]:
+        """The blocks whose experts could be kept apart: numbers beyond the count of blocks no `n_cpu_moe` reaches."""
+        return tuple(
+            layer.key
+            for layer in self.layers
+            if isinstance(layer.key, int) and layer.key < self.n_blocks and any(map(is_expert, layer.tensors))
+        )
 
     def read_bytes(self, part: Part) -> int:
         """What one token reads of these bytes: of experts the used share, of an embedding that is not tied a row."""
@@ -81,23 +90,25 @@ class Scale:
         self.host_bytes = host_bytes
         self._share_of = cache(self._share)
 
+    def with_experts_of(self, apart: "Scale", n_blocks: int) -> "Scale":
+        """A scale for which the first `n_blocks` blocks are placed as `apart` has them."""
+        footprints = self.footprints.with_experts_of(apart.footprints, n_blocks)
+        return Scale(self.subject, self.budgets, footprints, self.host, self.host_bytes)
+
     def layout(self, assignment: Assignment) -> Layout:
         """The candidate as an engine's accounting sees it."""
         needs, output = self.subject.needs, self.subject.output
-        keys = [layer.key for layer in self.subject.layers if layer.role is Role.BLOCK]
-        numbers = range(len(needs.activations.sees)) if needs else keys
+        numbers = range(len(needs.kinds)) if needs else ()
         home = "output" if output is None or self.copied(assignment) else output.layer
         where = (self.footprints.override_of(output) if output else None) or assignment.get(home, HOST)
         layout = Layout(
             devices=tuple(budget.device for budget in self.budgets),
-            blocks=tuple(assignment.get(number, HOST) for number in numbers),
+            blocks=tuple([assignment.get(number, HOST) for number in numbers]),
             output=where,
         )
-        if not self.footprints.overrides:
+        if not self.footprints.placed_apart:
             return layout
-        networks = [
-            self.footprints.network_of(number, device) for number, device in zip(numbers, layout.blocks, strict=True)
-        ]
+        networks = map(self.footprints.networks.get, numbers, layout.blocks)
         return replace(layout, experts=tuple(networks), overridden=True)
 
     def copied(self, assignment: Assignment) -> Tensor | None:
@@ -114,12 +125,13 @@ class Scale:
         """What the candidate comes to. The host's slabs are its plain bytes unless it keeps a copy."""
         weights = dict.fromkeys((HOST, *(budget.device for budget in self.budgets)), 0)
         slabs = dict(weights)
-        for layer in self.subject.layers:
-            device = assignment.get(layer.key, HOST)
-            along, fixed = self.footprints.of(layer.key, device)
+        home, away = self.footprints.home, self.footprints.away
+        for key in home:
+            device = assignment.get(key, HOST)
+            along, fixed = home[key] if device == HOST else away[key]
             weights[device] += along.weights
             slabs[device] += along.slab
-            for holder, need in fixed.items():
+            for holder, need in fixed.items() if fixed else ():
                 weights[holder] += need.weights
                 slabs[holder] += need.slab
         if copied := self.copied(assignment):
@@ -138,7 +150,8 @@ class Scale:
         needs = self.subject.needs
         if needs is None or not self.budgets:
             return WEIGHTS_ONLY
-        pipelined = is_pipelined(needs, self.layout(dict.fromkeys(layers, self.budgets[0].device)))
+        everywhere = dict.fromkeys(layers, self.budgets[0].device)
+        pipelined = len(layers) >= len(needs.kinds) and is_pipelined(needs, self.layout(everywhere))
         first = {0} if pipelined else set()
         last = {len(needs.kinds) - 1} if pulled_bytes(needs.activations) else set()
         return Growth(
@@ -154,7 +167,7 @@ class Scale:
         share = NOTHING
         if needs and isinstance(key, int) and key < len(needs.kinds):
             found = needs.blocks[needs.kinds[key]]
-            share = found.whole if self.footprints.network_of(key, device) == device else found.alone
+            share = found.whole if self.footprints.networks.get(key, device) == device else found.alone
         home = "output" if output is None else output.layer
         makes_logits = key == home and not (output and self.footprints.override_of(output))
         return share.joined(LOGITS) if makes_logits else share
@@ -226,16 +239,16 @@ class Scale:
         """Whether the host keeps a copy of its own."""
         return self.host is HostMode.BUFFERED
 
-    def fits(self, assignment: Assignment) -> bool:
-        """Whether every device has room for it."""
-        sizes = self.weigh(assignment)
-        return self._host_fits(sizes.required(HOST)) and all(
-            sizes.required(budget.device) <= budget.available_bytes for budget in self.budgets
-        )
+    def fits(self, sizes: Sizes) -> bool:
+        """Whether every device, the host included, has room for it."""
+        return self._host_fits(sizes.required(HOST)) and self.devices_fit(sizes)
 
-    def rows(self, assignment: Assignment) -> tuple[DevicePlan, ...]:
+    def devices_fit(self, sizes: Sizes) -> bool:
+        """Whether the accelerators have room for it."""
+        return all(sizes.required(budget.device) <= budget.available_bytes for budget in self.budgets)
+
+    def rows(self, sizes: Sizes) -> tuple[DevicePlan, ...]:
         """The numbers, device by device, the host last."""
-        sizes = self.weigh(assignment)
         rooms: list[tuple[str, int | None]] = [(budget.device, budget.available_bytes) for budget in self.budgets]
         return tuple(
             DevicePlan(

@@ -1,6 +1,7 @@
 """Footprints: what a layer puts on which device, given the device that it is assigned to. Sizes are in bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import cache
 from typing import NamedTuple
 
@@ -40,9 +41,12 @@ class Footprints:
         self._overridden = overrides.devices_of([tensor for layer in layers for tensor in layer.tensors])
         self._cut = cut
         self.networks = self._overridden_networks()
-        """By block, the device that overrides give its feed-forward network."""
-        self.overrides = bool(self._overridden)
-        self.parts = cache(self._parts)
+        """By block, the device that overrides give its feed-forward network, which is that of its largest tensor."""
+        self.placed_apart = frozenset(
+            key for key, tensors in self._tensors.items() if any(tensor.name in self._overridden for tensor in tensors)
+        )
+        """The layers of which single tensors are placed apart."""
+        self.parts: Callable[[LayerKey, str], dict[str, tuple[Part, ...]]] = cache(self._parts)
         """By device, the parts of a layer that is assigned to `device`; every byte of the layer once."""
         self.away = {layer.key: self._footprint(layer.key, cut.devices[0] if cut else _ALONG) for layer in layers}
         """Of each layer that is assigned to a device, which for a cut is the first."""
@@ -81,13 +85,19 @@ class Footprints:
         """The device that an override gives the tensor."""
         return self._overridden.get(tensor.name)
 
-    def network_of(self, key: LayerKey, device: str) -> str:
-        """Where the feed-forward network of a block on `device` is: where its largest tensor goes."""
-        return self.networks.get(key, device)
+    def with_experts_of(self, apart: "Footprints", n_blocks: int) -> "Footprints":
+        """The first `n_blocks` blocks as in `apart`, all else as here: nothing has to be looked at again."""
 
-    def of(self, key: LayerKey, device: str) -> Footprint:
-        """What a layer that is assigned to `device` needs."""
-        return self.home[key] if device == HOST else self.away[key]
+        def of(key: LayerKey) -> Footprints:
+            return apart if isinstance(key, int) and key < n_blocks else self
+
+        mixed = copy(self)
+        mixed.placed_apart = frozenset(key for key in self._tensors if key in of(key).placed_apart)
+        mixed.networks = {key: of(key).networks[key] for key in self._tensors if key in of(key).networks}
+        mixed.parts = lambda key, device: of(key).parts(key, device)
+        mixed.away = {key: of(key).away[key] for key in self._tensors}
+        mixed.home = {key: of(key).home[key] for key in self._tensors}
+        return mixed
 
     def slabs(self, key: LayerKey, device: str, *, buffered: bool) -> list[Slab]:
         """The slabs of a layer that is assigned to `device`; the host has some only where it keeps a copy."""

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from operator import methodcaller
 
 from app.model import Layer, Tensor
 from app.placement.candidates import Scale, Subject
@@ -42,6 +43,8 @@ def plan(
 
     @cache
     def scale_for(n_cpu_moe: int) -> Scale:
+        if 0 < n_cpu_moe < subject.n_blocks:
+            return scale_for(0).with_experts_of(scale_for(subject.n_blocks), n_cpu_moe)
         return prepared(subject, budgets, replace(request, n_cpu_moe=n_cpu_moe), host_bytes)
 
     def planning(strategy: Strategy, n_cpu_moe: int = request.n_cpu_moe) -> Planning:
@@ -50,7 +53,7 @@ def plan(
 
     strategies = BEST_OF if request.strategy is Strategy.BEST else (request.strategy,)
     settled = [_with_experts_apart(partial(planning, strategy)) for strategy in strategies]
-    chosen, why = max(settled, key=lambda one: one[0].worth(one[0].assignment))
+    chosen, why = max(settled, key=lambda one: one[0].worth)
     found = chosen.decided
     found = replace(found, advice=(*why, *found.advice, *chosen.size_advice()))
     if not table:
@@ -61,28 +64,24 @@ def plan(
 def _with_experts_apart(planning: Callable[..., Planning]) -> tuple[Planning, tuple[Advice, ...]]:
     """Keep the experts of as few blocks as possible on the host, where `auto` brings in more layers by that."""
     whole = planning()
-    n, n_blocks = whole.largest_n or 0, len(whole.blocks)
+    n, blocks = whole.largest_n or 0, whole.scale.subject.blocks_with_experts
     free = whole.request.n_gpu_layers == "auto" and not whole.request.n_cpu_moe
-    if not free or n == whole.top or not whole.usable or not whole.scale.subject.has_experts:
+    if not free or not blocks or not whole.usable:
         return whole, ()
-    most = planning(n_blocks).largest_n or 0
-    if most <= n:
-        return whole, ()
-    fewest = 1 + bisect_left(range(1, n_blocks), True, key=lambda n_cpu_moe: planning(n_cpu_moe).fits(most))
-    message = (
-        f"the experts of the first {fewest} blocks stay on the host, so that {most} of {whole.top} layers are "
-        f"on the devices with all else; with their experts it would be {n}"
-    )
-    return planning(fewest), (Advice("experts_on_host", message),)
+    for most in range(whole.top, n, -1):
+        # With more experts apart the devices need less and the host more: if the fewest are too many, so are all.
+        enough = bisect_left(blocks, True, key=lambda last: planning(last + 1).devices_fit(most))
+        if enough < len(blocks) and (chosen := planning(blocks[enough] + 1)).fits(most):
+            message = (
+                f"the experts of the first {blocks[enough] + 1} blocks stay on the host, so that {most} of {whole.top} "
+                f"layers are on the devices with all else; with their experts it would be {n}"
+            )
+            return chosen, (Advice("experts_on_host", message),)
+    return whole, ()
 
 
 def _table(choices: Sequence[Planning]) -> tuple[Row, ...]:
     """What every n would need, as a fresh plan by the best of these strategies."""
     top = choices[0].top if choices[0].usable else 0
 
-    def row(n: int) -> Row:
-        rows = [planning.row(n) for planning in choices]
-        reads = [planning.scale.reads_on_devices(planning.fresh(n)) for planning in choices]
-        return max(zip(rows, reads, strict=True), key=lambda one: (one[0].fits, one[1]))[0]
-
-    return tuple(map(row, range(top + 1)))
+    return tuple(max(choices, key=methodcaller("fresh_worth", n)).row(n) for n in range(top + 1))

@@ -5,7 +5,7 @@ from functools import cache, cached_property
 
 from app.errors import InvalidValue
 from app.model import Layer, LayerKey, Role
-from app.placement.candidates import Scale, Subject
+from app.placement.candidates import Scale, Sizes, Subject
 from app.placement.deal import Assignment, Budget, deal, usable
 from app.placement.footprints import Footprints
 from app.placement.layout import Layout
@@ -31,6 +31,8 @@ class Planning:
         self.usable = usable(scale.budgets, request, {})
         self.fresh = cache(self._fresh)
         """The placement of a model that is not loaded, by n."""
+        self.weighed = cache(lambda n: scale.weigh(self.fresh(n)))
+        """What that comes to."""
 
     @property
     def top(self) -> int:
@@ -49,15 +51,20 @@ class Planning:
         movable = self.request.strategy is not Strategy.LLAMA_CPP and self.request.split_mode is not SplitMode.ROW
         if self.current is not None and movable:
             sticky = self.beside(self.n, self.current)
-            if self.scale.fits(sticky):
+            if self.scale.fits(self.scale.weigh(sticky)):
                 return sticky
         return self.fresh(self.n)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What it comes to where the layers are to be."""
+        return self.scale.weigh(self.assignment)
 
     @cached_property
     def decided(self) -> Plan:
         """The plan for the strategy of the request."""
         largest = self.largest_n
-        if self.n > (largest or 0) and self.scale.fits(self.assignment):
+        if self.n > (largest or 0) and self.scale.fits(self.sizes):
             largest = self.n  # what is there already may fit where a fresh plan would not
         return self.describe(self.n, self.assignment, largest)
 
@@ -72,9 +79,14 @@ class Planning:
             raise InvalidValue(f"n_gpu_layers: {n} layers need a device, and there is none", param="n_gpu_layers")
         return n
 
-    def worth(self, assignment: Assignment) -> tuple[bool, int]:
+    @property
+    def worth(self) -> tuple[bool, int]:
         """What makes a strategy the best: that it fits, then the bytes that one token reads from accelerators."""
-        return self.scale.fits(assignment), self.scale.reads_on_devices(assignment)
+        return self.scale.fits(self.sizes), self.scale.reads_on_devices(self.assignment)
+
+    def fresh_worth(self, n: int) -> tuple[bool, int]:
+        """The same of a fresh plan of n layers."""
+        return self.scale.fits(self.weighed(n)), self.scale.reads_on_devices(self.fresh(n))
 
     @cached_property
     def largest_n(self) -> int | None:
@@ -84,7 +96,11 @@ class Planning:
 
     def fits(self, n: int) -> bool:
         """Whether the fresh plan of n layers fits."""
-        return self.scale.has_room_for(self._leaving(n)) and self.scale.fits(self.fresh(n))
+        return self.devices_fit(n) and self.scale.fits(self.weighed(n))
+
+    def devices_fit(self, n: int) -> bool:
+        """Whether the accelerators have room for the fresh plan of n layers."""
+        return self.scale.has_room_for(self._leaving(n)) and self.scale.devices_fit(self.weighed(n))
 
     def _leaving(self, n: int) -> Iterable[LayerKey]:
         """The keys of the layers that leave the host."""
@@ -115,7 +131,7 @@ class Planning:
 
     def describe(self, n: int, assignment: Assignment, largest: int | None) -> Plan:
         """The plan of an assignment, with its numbers."""
-        rows = self.scale.rows(assignment)
+        rows = self.scale.rows(self.sizes)
         arguments = self._server_arguments(n)
         advice = () if arguments else (_no_arguments(self.request),)
         return Plan(
@@ -133,14 +149,14 @@ class Planning:
 
     def row(self, n: int) -> Row:
         """What n layers would need, as a fresh plan."""
-        devices = self.scale.rows(self.fresh(n))
+        devices = self.scale.rows(self.weighed(n))
         return Row(n, all(device.fits for device in devices), devices)
 
     def size_advice(self) -> tuple[Advice, ...]:
         """What of this model, in which quantisation, the devices are good for."""
         if not self.usable:
             return ()
-        whole = self.scale.weigh(self.fresh(self.top))
+        whole = self.weighed(self.top)
         room = sum(b.available_bytes - whole.context[b.device] - whole.compute[b.device] for b in self.usable)
         largest = self.decided.largest_n_gpu_layers or 0
         layers, output = self.scale.subject.layers, self.scale.subject.output
@@ -193,9 +209,8 @@ def prepared(subject: Subject, budgets: Sequence[Budget], request: PlacementRequ
     Raises InvalidValue for what cannot be asked of the subject on these budgets.
     """
     _check(budgets, request)
-    n_blocks = sum(layer.role is Role.BLOCK for layer in subject.layers)
-    if request.n_cpu_moe > n_blocks:
-        message = f"n_cpu_moe: {request.n_cpu_moe} is not between 0 and the model's {n_blocks}"
+    if request.n_cpu_moe > subject.n_blocks:
+        message = f"n_cpu_moe: {request.n_cpu_moe} is not between 0 and the model's {subject.n_blocks}"
         raise InvalidValue(message, param="n_cpu_moe")
     margin = request.margin_bytes
     budgets = [Budget(budget.device, max(0, budget.available_bytes - margin)) for budget in budgets]

@@ -4,8 +4,10 @@ Which tensors get more bits in a mix, and which type stands in where blocks do n
 llama-quant.cpp; its finer rules for single architectures are left out: a real file may differ by a few per cent.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
@@ -49,24 +51,44 @@ _STAND_IN: Final = {
 _SENSITIVE: Final = ("attn_v.weight", "ffn_down.weight", "ffn_down_exps.weight")
 
 
+class _Kind(StrEnum):
+    """What a quantisation does with a tensor."""
+
+    KEPT = "kept"
+    BASE = "base"
+    MORE = "more"
+    OUTPUT = "output"
+
+
 def estimated_bytes(layers: Iterable[Layer], output: Tensor | None, quantization: Quantization) -> int:
     """The tensors' bytes in this quantisation; what is no matrix, and a router, stays as it is."""
-    layers = tuple(layers)
+    return _bytes_in(_counted(tuple(layers), output), quantization)
+
+
+def _counted(layers: Sequence[Layer], output: Tensor | None) -> Counter[tuple[_Kind, tuple[int, ...]]]:
+    """How many matrices there are of each shape; of what is kept, how many bytes."""
     n_layer = sum(layer.role is Role.BLOCK for layer in layers)
     logits = output.name if output else None
-    total = 0
+    counted: Counter[tuple[_Kind, tuple[int, ...]]] = Counter()
     for layer in layers:
+        more = isinstance(layer.key, int) and _more_bits(layer.key, n_layer)
         for tensor in layer.tensors:
             if len(tensor.dimensions) < 2 or not tensor.dimensions[0] or "ffn_gate_inp" in tensor.name:
-                total += tensor.nbytes
-                continue
-            wanted = quantization.base
-            if tensor.name == logits:
-                wanted = quantization.output
-            elif isinstance(layer.key, int) and tensor.name.endswith(_SENSITIVE) and _more_bits(layer.key, n_layer):
-                wanted = quantization.more
-            total += _matrix_bytes(wanted, tensor.dimensions)
-    return total
+                counted[_Kind.KEPT, ()] += tensor.nbytes
+            elif tensor.name == logits:
+                counted[_Kind.OUTPUT, tensor.dimensions] += 1
+            else:
+                kind = _Kind.MORE if more and tensor.name.endswith(_SENSITIVE) else _Kind.BASE
+                counted[kind, tensor.dimensions] += 1
+    return counted
+
+
+def _bytes_in(counted: Counter[tuple[_Kind, tuple[int, ...]]], quantization: Quantization) -> int:
+    types = {_Kind.BASE: quantization.base, _Kind.MORE: quantization.more, _Kind.OUTPUT: quantization.output}
+    return sum(
+        count * (1 if kind is _Kind.KEPT else _matrix_bytes(types[kind], dimensions))
+        for (kind, dimensions), count in counted.items()
+    )
 
 
 def size_advice(
@@ -76,7 +98,8 @@ def size_advice(
 
     `room_bytes` is what all devices together leave for weights, `n_gpu_layers` of `top` what fits of this file.
     """
-    sizes = {each.name: estimated_bytes(layers, output, each) for each in QUANTIZATIONS}
+    counted = _counted(layers, output)
+    sizes = {each.name: _bytes_in(counted, each) for each in QUANTIZATIONS}
     advice = []
     if n_gpu_layers < top:
         present = sum(layer.size_bytes for layer in layers)

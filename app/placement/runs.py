@@ -1,6 +1,5 @@
 """Runs: what each device would need for any run of the layers that are to be dealt out. Sizes are in bytes."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
@@ -76,21 +75,25 @@ class Runs:
         """What a device needs beside the layers' own bytes, for the runs from `start`, by where they stop."""
         device = self._devices[index]
         alike = device if device in self._shares else _ANY
-        return self._steps(alike, bisect_right(self._groups(alike), start, key=lambda group: group.stop))
+        groups, numbers = self._groups(alike)
+        return self._steps(alike, numbers[start]) if groups else ()
 
-    def _groups_on(self, device: str) -> list[_Group]:
-        groups, stop, stage = [], 0, 0
-        parts = ((self._growth.share_of(key, device), key in self._growth.turns) for key in self._layers)
-        for (share, turn), members in groupby(parts):
-            stop += sum(1 for _ in members)
+    def _groups_on(self, device: str) -> tuple[list[_Group], list[int]]:
+        """The groups, and the number of the one that a run begins with, by where it starts."""
+        groups: list[_Group] = []
+        numbers: list[int] = []
+        stage = 0
+        shares = ((self._growth.share_of(key, device), key in self._growth.turns) for key in self._layers)
+        for (share, turn), members in groupby(shares):
+            numbers += (len(groups) for _ in members)
             stage += turn
-            groups.append(_Group(stop, share, stage))
-        return groups
+            groups.append(_Group(len(numbers), share, stage))
+        return groups, [*numbers, len(groups)]
 
     def _steps_from(self, device: str, first: int) -> list[Step]:
         steps: list[Step] = []
         share, held = self._shares.get(device, NOTHING), self._held.get(device, 0)
-        for stop, joining, stage in self._groups(device)[first:]:
+        for stop, joining, stage in self._groups(device)[0][first:]:
             share = share.joined(joining)
             step = Step(stop, held + self._growth.nbytes(share), stage)
             if steps and steps[-1][1:] == step[1:]:

@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 
 WHOLE: Final = 1 << 24
 """A device's whole room, in the parts that shares are counted in: integers, for sizes go up to 2^63."""
+_NEAR: Final = WHOLE >> 8
+"""Shares that are so near are the same: what is above the least is a 256th of a room at most."""
 
 
 class Step(NamedTuple):
@@ -22,45 +24,55 @@ class Step(NamedTuple):
 
 
 def fill_evenly(sizes: Sequence[int], rooms: Sequence[int], steps: Callable[[int, int], Sequence[Step]]) -> list[int]:
-    """Cut `sizes` into contiguous runs, one per device in order, so that the fullest device is the least full.
+    """Cut `sizes` into contiguous runs, one per device in order, so that the fullest device is the least full, nearly.
 
     `rooms[d]` is what device d can hold in bytes, `steps(d, start)` what it needs for runs from `start`. Returns each
     item's device index. If any contiguous cut fits, the one returned fits. Where none does, the least overfull one is
     returned.
     """
     ends = list(accumulate(sizes, initial=0))
-
-    def cut(share: int) -> tuple[int, ...] | None:
-        """Where each device's run stops if none is filled beyond `share`; None where that leaves items over."""
-        furthest: dict[int, tuple[int, ...]] = {
-            0: (0,)
-        }  # by stage: of all that stop in one stage, who gets furthest has the least before him
-        for device, room in enumerate(rooms):
-            limit = room * share // WHOLE
-            reached = {stage: (*stops, stops[-1]) for stage, stops in furthest.items()}  # with nothing on this one
-            for stops in furthest.values():
-                first = start = stops[-1]
-                for stop, beside, stage in steps(device, start):
-                    end = bisect_right(ends, ends[start] + limit - beside, first + 1, stop + 1) - 1
-                    if end > first and (stage not in reached or end > reached[stage][-1]):
-                        reached[stage] = (*stops, end)
-                    first = stop
-            furthest = reached
-        best = max(furthest.values(), key=itemgetter(-1))
-        return best if best[-1] == len(sizes) else None
-
-    low, high = 0, WHOLE
-    while (best := cut(high)) is None and high < WHOLE << 40:
-        low, high = high, high * 2
+    whole = _cut(ends, rooms, steps, WHOLE)
+    # No share can be less than that of all sizes in all rooms; and the least is seldom far above.
+    low, width = WHOLE * ends[-1] // max(1, sum(rooms)), WHOLE >> 4
+    if whole is None:
+        low = max(low, WHOLE)
+    best, high = None, low
+    while best is None and width < WHOLE << 40:
+        high = min(low + width, WHOLE) if whole else low + width  # what fits must not become what does not
+        best = whole if high == WHOLE else _cut(ends, rooms, steps, high)
+        low, width = (low, width) if best else (high, 2 * width)
     if best is None:  # no room anywhere
         return [max(range(len(rooms)), key=rooms.__getitem__)] * len(sizes)
-    while high - low > 1:
+    while high - low > _NEAR:
         middle = (low + high) // 2
-        if (found := cut(middle)) is None:
+        if (found := _cut(ends, rooms, steps, middle)) is None:
             low = middle
         else:
             high, best = middle, found
     return [device for device, (start, stop) in enumerate(pairwise(best)) for _ in range(stop - start)]
+
+
+def _cut(
+    ends: Sequence[int], rooms: Sequence[int], steps: Callable[[int, int], Sequence[Step]], share: int
+) -> tuple[int, ...] | None:
+    """Where each device's run stops if none is filled beyond `share`; None where that leaves items over."""
+    furthest: dict[int, tuple[int, ...]] = {0: (0,)}  # by stage: who gets furthest leaves the least to those after him
+    for device, room in enumerate(rooms):
+        limit = room * share // WHOLE
+        reached = {stage: (*stops, stops[-1]) for stage, stops in furthest.items()}  # with nothing on this one
+        for stops in furthest.values():
+            first = start = stops[-1]
+            most = ends[start] + limit
+            for stop, beside, stage in steps(device, start):
+                if ends[first] > most:
+                    break
+                end = bisect_right(ends, most - beside, first + 1, stop + 1) - 1
+                if end > first and (stage not in reached or end > reached[stage][-1]):
+                    reached[stage] = (*stops, end)
+                first = stop
+        furthest = reached
+    best = max(furthest.values(), key=itemgetter(-1))
+    return best if best[-1] == len(ends) - 1 else None
 
 
 def fill_gaps(sizes: Sequence[int], gaps: Sequence[int]) -> list[int] | None:

@@ -71,7 +71,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(described, model_needs(described, caches, draw(contexts)), ids, apart)
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(cases(), st.sampled_from(OWN_STRATEGIES), st.data())
 def test_every_cut_that_fits_is_found(case: Case, strategy: Strategy, data: st.DataObject) -> None:
     """On devices with exactly the room that one cut needs, or almost, n is the largest for which any cut fits."""

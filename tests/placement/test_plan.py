@@ -3,8 +3,9 @@
 import pytest
 
 from app.errors import InvalidValue
-from app.model import LayerKey
+from app.model import LayerKey, group
 from app.placement import HOST, HostMode, PlacementRequest, SplitMode, Strategy, plan
+from tests.placement.cases import tensor
 from tests.placement.layers import OWN_STRATEGIES, devices, layer, model, places
 
 ROOMY = 1_000_000
@@ -182,3 +183,14 @@ def test_a_device_named_twice_is_refused() -> None:
         plan(model(256), [*devices(512), *devices(512)], PlacementRequest())
 
     assert caught.value.param == "devices"
+
+
+def test_experts_that_no_count_reaches_stay() -> None:
+    """Blocks may be numbered with gaps: `auto` asks for no more of them than there are."""
+    tensors = [
+        tensor(f"blk.{block}.{part}.weight", block, 16, 32) for block in (0, 9) for part in ("attn_q", "ffn_up_exps")
+    ]
+
+    found = plan(group(tensors), devices(1024), PlacementRequest())
+
+    assert (found.fits, found.n_gpu_layers, found.n_cpu_moe) == (True, 1, 0)

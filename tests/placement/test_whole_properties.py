@@ -114,7 +114,7 @@ def test_rows_beside_an_override_count_once() -> None:
 def test_auto_keeps_as_few_experts_apart_as_brings_most_layers(case: Case) -> None:
     """With leave to keep experts on the host, n is the most that any number of blocks without theirs allows."""
     assume(case.has_experts)
-    case = replace(case, request=replace(case.request, n_cpu_moe=0, n_gpu_layers="auto"), host_bytes=None)
+    case = replace(case, request=replace(case.request, n_cpu_moe=0, n_gpu_layers="auto"))
     n_layer = sum(layer.role is Role.BLOCK for layer in case.layers)
     by_count = [case.largest(n_cpu_moe=count) or 0 for count in range(n_layer + 1)]
     found = case.plan()
