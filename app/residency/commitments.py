@@ -79,6 +79,8 @@ class Commitments:
         except LoadmasterError as error:
             self._jobs.end(job, JobState.FAILED, error)
             raise
+        if job.superseded_by:
+            job.superseded_by.former = wish
         self._jobs.end(job, JobState.SUCCEEDED)
         self._told(job.model)
         return job

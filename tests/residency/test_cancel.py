@@ -9,6 +9,7 @@ from app.errors import Cancelled, ModelBusy
 from app.placement import PlacementRequest
 from app.residency.jobs import STAGES
 from app.residency.records import JobKind, JobState, ModelState
+from app.residency.wishes import Retention
 from tests.residency.deck import (
     assert_books_agree,
     at,
@@ -19,6 +20,7 @@ from tests.residency.deck import (
     progress,
     service,
     slow_device,
+    two_devices,
 )
 
 ALL = PlacementRequest("all")
@@ -156,5 +158,28 @@ def test_a_job_that_was_called_off_is_joined_by_nobody(place: Path) -> None:
             [outcome] = await asyncio.gather(loadmaster.load("tiny", ALL), return_exceptions=True)
             assert isinstance(outcome, ModelBusy) or outcome is not job
             assert isinstance(await ended(job), Cancelled)
+
+    asyncio.run(main())
+
+
+def test_an_unload_that_is_cancelled_puts_back_what_was_wished_for_last(place: Path) -> None:
+    """Also where that was not durable yet when the unload was asked for, and changed no byte."""
+
+    async def main() -> None:
+        async with service(place, *two_devices()) as loadmaster:
+            await (await loadmaster.load("tiny", ALL)).wait()
+            pinning = asyncio.create_task(
+                loadmaster.offload("tiny", lambda request: request, lambda _: Retention(True))
+            )
+            while loadmaster.jobs.active("tiny") is None:  # noqa: ASYNC110 - the very next moment
+                await asyncio.sleep(0)
+            unloading = asyncio.create_task(loadmaster.unload("tiny"))
+            await asyncio.sleep(0)
+            unload = loadmaster.jobs.active("tiny")
+            assert unload is not None
+            loadmaster.cancel(unload.id)
+            assert (await pinning).state is JobState.SUCCEEDED
+            assert isinstance(await ended(await unloading), Cancelled)
+            assert loadmaster._wishes.retention("tiny").pinned
 
     asyncio.run(main())
