@@ -14,7 +14,7 @@ from typing import Final
 
 from app.errors import FileChanged, OutOfDeviceMemory
 from app.model import Model, describe
-from app.placement import HOST, HostMode, MoveMode, Placement, PlacementRequest, Slab, Step, claims, slab_sums
+from app.placement import HOST, HostMode, MoveMode, Placement, PlacementRequest, Slab, Step, Strategy, claims, slab_sums
 from app.residency.files import OpenFiles, read_header
 from app.residency.jobs import Job
 from app.residency.ledger import Ledger
@@ -249,5 +249,6 @@ def _reached(target: Placement, slabs: tuple[Slab, ...]) -> Placement:
     """The target, or as much of it as these slabs are."""
     if set(slabs) == set(target.slabs):
         return target
-    blocks = {slab.layer for slab in slabs if isinstance(slab.layer, int) and slab.device != HOST}
-    return Placement(target.strategy, len(blocks), slabs)
+    uncounted = {"input"} if target.strategy == Strategy.LLAMA_CPP else {"input", "output"}
+    counted = {slab.layer for slab in slabs if slab.device != HOST} - uncounted
+    return Placement(target.strategy, len(counted), slabs)

@@ -145,9 +145,12 @@ class Ledger:
         return all(nbytes <= self._stageable(device, model) for device, nbytes in slab_sums(slabs).items())
 
     def unstage(self, model: str, slabs: Iterable[Slab]) -> None:
-        """Staged slabs were freed without ever having been used."""
+        """Staged slabs were freed without ever having been used; they may be staged again."""
         for slab in slabs:
-            self._account(slab.device, model).staged -= slab.nbytes
+            account = self._account(slab.device, model)
+            account.staged -= slab.nbytes
+            account.claimed += slab.nbytes
+            self._top_up(slab.device, model)
             self._set_aside(slab.device)
 
     def publish(self, model: str, slabs: Iterable[Slab]) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from app.devices.simulated import SimulatedDevice
-from app.errors import Cancelled
+from app.devices.simulated import Faults, SimulatedDevice
+from app.errors import Cancelled, TransferFailed
 from app.placement import MoveMode, PlacementRequest, Strategy
 from app.residency import Loadmaster
 from app.residency.records import JobResult
 from app.residency.residents import Resident
 from tests.gguf_builder import tiny_llama
-from tests.residency.deck import assert_books_agree, ended, rows, service, until
+from tests.residency.deck import assert_books_agree, books, ended, rows, service, until
 
 MODEL = tiny_llama(n_layer=8, tied=False)
 FIRST = PlacementRequest(5, Strategy.FIRST)
@@ -134,5 +134,30 @@ def test_a_job_that_waits_for_readers_can_be_called_off(tight: Tight) -> None:
                 assert all(row.reserved_bytes == 0 for row in rows(loadmaster).values())
             await until(lambda: not any(row.retired_bytes for row in rows(loadmaster).values()))
             await assert_books_agree(loadmaster, "tiny")
+
+    asyncio.run(main())
+
+
+def test_half_way_llama_cpp_counts_its_output(place: Path) -> None:
+    """Five blocks and the output are six of its layers; so says what is wished for."""
+
+    async def main() -> None:
+        six = PlacementRequest(6, Strategy.FIRST)
+        (place / "models" / "tiny.gguf").write_bytes(MODEL)
+        async with service(place, SimulatedDevice("sim:0", 1 << 20)) as loadmaster:
+            await (await loadmaster.load("tiny", six)).wait()
+            used = rows(loadmaster)["sim:0"].used_bytes
+            await (await loadmaster.unload("tiny")).wait()
+        full = SimulatedDevice("sim:0", used + 4096, faults=Faults(failcopy=9))  # the eight before are the load's
+        async with service(place, full) as loadmaster:
+            await (await loadmaster.load("tiny", six)).wait()
+            job = await loadmaster.offload("tiny", lambda _: PlacementRequest(6, Strategy.LLAMA_CPP))
+            assert isinstance(await ended(job), TransferFailed)
+            now = books(loadmaster, "tiny")
+            assert now.placement is not None
+            assert now.wish is not None
+            layers = [slab.layer for slab in now.placement.slabs]
+            assert (len(layers), "output" in layers, "input" in layers) == (6, True, False)
+            assert now.placement.n_gpu_layers == now.wish.request.n_gpu_layers == 6
 
     asyncio.run(main())

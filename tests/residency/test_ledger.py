@@ -116,14 +116,15 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.slabs["staged"])
     @rule(data=st.data(), publish=st.booleans())
     def publish_or_give_up(self, data: st.DataObject, publish: bool) -> None:
-        """What is staged is used, or freed."""
+        """What is staged is used, or freed, and may then be staged again."""
         model, chosen = self.take("staged", data)
         if publish:
             self.ledger.publish(model, [chosen])
             self.slabs["used"].append((model, chosen))
         else:
             self.ledger.unstage(model, [chosen])
-            self.set_aside()
+            self.claimed[model, chosen.device] += chosen.nbytes
+            self.set_aside(model)
 
     @precondition(lambda self: self.slabs["used"])
     @rule(data=st.data())
