@@ -1,7 +1,8 @@
 """The half of a copy that is the same for every device: out of the file, into memory of this process."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from app.devices.base import Meter, Segment
@@ -29,15 +30,27 @@ class FileCopy:
         filled = 0
         while filled < len(target):
             with target[filled:] as rest:
-                try:
-                    nbytes = os.preadv(self._fd, [rest], file_offset + filled)
-                except OSError as error:
-                    reason = f"reading the file at byte {file_offset + filled}: {error.strerror}"
-                    raise self.failed(reason) from error
-            if not nbytes:
-                needed, size = file_offset + len(target), os.fstat(self._fd).st_size
-                raise self.failed(f"the file has {size} bytes and byte {needed - 1} was wanted")
-            filled += nbytes
+                filled += self._read(file_offset + filled, partial(os.preadv, self._fd, [rest], file_offset + filled))
+
+    def send(self, target: int, piece: Segment) -> None:
+        """Send a piece on to the open file `target`, at its position: as `fill`, but no page is touched before.
+
+        A page that is written whole by the kernel need not be zeroed first, as one that is mapped must be.
+        """
+        self._meter.check()
+        offset, end = piece.file_offset, piece.file_offset + piece.nbytes
+        while offset < end:
+            offset += self._read(offset, partial(os.sendfile, target, self._fd, offset, end - offset))
+
+    def _read(self, offset: int, read: Callable[[], int]) -> int:
+        try:
+            nbytes = read()
+        except OSError as error:
+            raise self.failed(f"reading the file at byte {offset}: {error.strerror}") from error
+        if not nbytes:
+            size = os.fstat(self._fd).st_size
+            raise self.failed(f"the file has {size} bytes and byte {offset} was wanted")
+        return nbytes
 
     def acknowledge(self, nbytes: int) -> None:
         """Count bytes that the device has; raises Cancelled where the rest is not wanted."""

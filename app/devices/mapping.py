@@ -70,11 +70,6 @@ class Mapping:
         return cls(nbytes, protection=mmap.PROT_READ | mmap.PROT_WRITE, flags=flags)
 
     @classmethod
-    def shared(cls, fd: int, nbytes: int) -> Self:
-        """Map a memory file, for reading and writing. The descriptor is not kept."""
-        return cls(nbytes, protection=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_SHARED, fd=fd)
-
-    @classmethod
     def read_only(cls, fd: int, nbytes: int) -> Self:
         """Map a file's pages, as the page cache has them. The descriptor is not kept."""
         return cls(nbytes, protection=mmap.PROT_READ, flags=mmap.MAP_SHARED, fd=fd)

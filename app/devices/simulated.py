@@ -17,7 +17,6 @@ from app.devices.base import Buffer, DeviceKind, DeviceMemory, Meter, Segment
 from app.devices.file_copy import PIECE_BYTES, FileCopy, check_range, check_segments, pieces
 from app.devices.host import host_allocation
 from app.devices.lifetime import Lifetime
-from app.devices.mapping import Mapping
 from app.errors import OutOfDeviceMemory
 
 SLICES_PER_SECOND: Final = 20  # how often a slow copy looks up, to count and to hear of a cancel
@@ -51,7 +50,7 @@ class TokenClock:
 
 
 class SimulatedBuffer:
-    """A memory file that cannot change its size, mapped into this process."""
+    """A memory file that cannot change its size."""
 
     def __init__(self, device_id: str, nbytes: int, on_release: Callable[[], None]) -> None:
         self.device_id = device_id
@@ -59,10 +58,9 @@ class SimulatedBuffer:
         self._on_release = on_release
         self._fd = os.memfd_create("loadmaster", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.posix_fallocate(self._fd, 0, nbytes)  # else a full host would be a SIGBUS at the first write
+            os.posix_fallocate(self._fd, 0, nbytes)  # a full host says so now, and not in the middle of a copy
             # Whoever maps the memory must not be able to cut it off under us.
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-            self._mapping = Mapping.shared(self._fd, nbytes)
         except BaseException:
             os.close(self._fd)
             raise
@@ -82,17 +80,20 @@ class SimulatedBuffer:
             return b"".join(os.pread(self._fd, min(READ_BYTES, end - start), start) for start in starts)
 
     @contextmanager
-    def writable(self) -> Iterator[memoryview]:
-        """Lend the memory itself, no copy; `release` waits until the block ends."""
-        with self._lifetime, self._mapping.view() as view:
-            yield view
+    def opened(self) -> Iterator[int]:
+        """Open the memory file, with a position of its own, to be written; `release` waits until the block ends."""
+        with self._lifetime:
+            target = os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                yield target
+            finally:
+                os.close(target)
 
     def release(self) -> None:
         """Give the pages back. Idempotent; waits for reads and copies."""
         self._lifetime.end()
 
     def _free(self) -> None:
-        self._mapping.close()
         os.close(self._fd)
         self._on_release()
 
@@ -162,25 +163,25 @@ class SimulatedDevice:
             raise ValueError(f"not a buffer of {self.id}")
         check_segments(segments, buffer.nbytes)
         work = FileCopy(self.id, fd, segments, meter)
-        with buffer.writable() as memory:
+        with buffer.opened() as target:
             if number == self._faults.failcopy:
-                self._transfer(work, first_bytes(segments, work.requested_bytes // 2), memory, meter)
+                self._transfer(work, first_bytes(segments, work.requested_bytes // 2), target, meter)
                 raise work.failed(f"copy {number} fails half-way, as ordered")
-            self._transfer(work, segments, memory, meter)
+            self._transfer(work, segments, target, meter)
             if number == self._faults.flip and work.requested_bytes:
                 first = next(segment for segment in segments if segment.nbytes)
-                memory[first.buffer_offset + first.nbytes // 2] ^= 1
+                flip_bit(target, first.buffer_offset + first.nbytes // 2)
 
     def close(self) -> None:
         """Nothing is held beside the buffers."""
 
-    def _transfer(self, work: FileCopy, segments: Sequence[Segment], memory: memoryview, meter: Meter) -> None:
+    def _transfer(self, work: FileCopy, segments: Sequence[Segment], target: int, meter: Meter) -> None:
         """Fill the memory, no faster than the link."""
         for piece in pieces(segments, self._piece_bytes):
             # Reserved before the read, so that reading counts towards the time that the bytes take.
             due = self._clock.reserve(piece.nbytes, time.monotonic()) if self._clock else None
-            with memory[piece.buffer_offset : piece.buffer_offset + piece.nbytes] as target:
-                work.fill(target, piece.file_offset)
+            os.lseek(target, piece.buffer_offset, os.SEEK_SET)
+            work.send(target, piece)
             if due is not None:
                 wait_until(due, meter)
             work.acknowledge(piece.nbytes)
@@ -208,6 +209,12 @@ def first_bytes(segments: Sequence[Segment], nbytes: int) -> list[Segment]:
         kept.append(Segment(segment.file_offset, segment.buffer_offset, taken))
         nbytes -= taken
     return kept
+
+
+def flip_bit(target: int, offset: int) -> None:
+    """Turn over the lowest bit of a byte of an open file."""
+    (byte,) = os.pread(target, 1, offset)
+    os.pwrite(target, bytes([byte ^ 1]), offset)
 
 
 def wait_until(due: float, meter: Meter) -> None:

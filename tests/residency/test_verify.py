@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.devices.simulated import Faults, SimulatedBuffer, SimulatedDevice
+from app.devices.simulated import Faults, SimulatedBuffer, SimulatedDevice, flip_bit
 from app.gguf import Header, TensorInfo, parse_header
 from app.model import Problem, ProblemKind
 from app.placement import HostMode, PlacementRequest, SplitMode, Strategy
@@ -63,8 +63,8 @@ def slabs(loadmaster: Loadmaster) -> tuple[LiveSlab, ...]:
 def flip(live: LiveSlab, at: int) -> None:
     """Flip one bit of a device's memory."""
     assert isinstance(live.buffer, SimulatedBuffer)
-    with live.buffer.writable() as memory:
-        memory[at] ^= 0x40
+    with live.buffer.opened() as memory:
+        flip_bit(memory, at)
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["structure", "deep"])

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
-from app.devices.simulated import Faults, SimulatedBuffer, SimulatedDevice
+from app.devices.simulated import Faults, SimulatedBuffer, SimulatedDevice, flip_bit
 from app.model import ProblemKind
 from app.placement import HostMode, PlacementRequest
 from app.residency import Loadmaster
@@ -99,8 +99,8 @@ def flip(loadmaster: Loadmaster, tensor: str) -> str:
         for part in live.slab.slices:
             if part.tensor.name == tensor:
                 assert isinstance(live.buffer, SimulatedBuffer)
-                with live.buffer.writable() as memory:
-                    memory[part.slab_offset] ^= 1
+                with live.buffer.opened() as memory:
+                    flip_bit(memory, part.slab_offset)
                 return live.slab.device
     raise AssertionError(f"{tensor} is in no slab")
 
