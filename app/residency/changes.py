@@ -9,10 +9,10 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
-from app.errors import FileChanged, OutOfDeviceMemory
+from app.errors import DoesNotFit, FileChanged, OutOfDeviceMemory
 from app.model import Model, describe
 from app.placement import HOST, HostMode, MoveMode, Placement, PlacementRequest, Slab, Step, Strategy, claims, slab_sums
 from app.residency.files import OpenFiles, read_header
@@ -172,11 +172,15 @@ class Changes:
         return resident, resident.switch(generation)
 
     async def _until_drained(self, job: Job, step: Step) -> None:
-        """Wait for readers of replaced slabs where the step has no room otherwise, but not for ever."""
+        """Wait for readers of replaced slabs where the step has no room otherwise; DoesNotFit after a while."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DRAIN_SECONDS
-        while not self._ledger.has_room(job.model, step.stage) and loop.time() < deadline:
+        while shortage := self._ledger.shortage(job.model, step.stage):
             job.check()
+            if loop.time() > deadline:
+                resident = self._residents.get(job.model)
+                now = resident.current.placement.n_gpu_layers if resident else 0
+                raise DoesNotFit(**asdict(shortage), largest_n_gpu_layers=now)
             await self._somebody_lets_go()
 
     async def _somebody_lets_go(self) -> None:

@@ -49,6 +49,15 @@ class LedgerRow:
     retired_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Slabs that there is no room for: on this device they need more than there is for the model."""
+
+    device: str
+    required_bytes: int
+    available_bytes: int
+
+
 class Ledger:
     """The books of all devices, by device and model."""
 
@@ -129,20 +138,22 @@ class Ledger:
 
     def stage(self, model: str, slabs: Iterable[Slab]) -> None:
         """Count slabs as staged, out of what was promised; all of them, or OutOfDeviceMemory and none."""
-        needed = slab_sums(slabs)
-        for device, nbytes in needed.items():
-            if nbytes > self._stageable(device, model):
-                free = max(0, self._stageable(device, model))
-                raise OutOfDeviceMemory(device=device, requested_bytes=nbytes, free_bytes=free)
-        for device, nbytes in needed.items():
+        slabs = tuple(slabs)
+        if short := self.shortage(model, slabs):
+            free = short.available_bytes
+            raise OutOfDeviceMemory(device=short.device, requested_bytes=short.required_bytes, free_bytes=free)
+        for device, nbytes in slab_sums(slabs).items():
             account = self._account(device, model)
             account.promised = max(0, account.promised - nbytes)
             account.claimed = max(0, account.claimed - nbytes)
             account.staged += nbytes
 
-    def has_room(self, model: str, slabs: Iterable[Slab]) -> bool:
-        """Whether `stage` would take these slabs now."""
-        return all(nbytes <= self._stageable(device, model) for device, nbytes in slab_sums(slabs).items())
+    def shortage(self, model: str, slabs: Iterable[Slab]) -> Shortage | None:
+        """What keeps `stage` from taking these slabs now; None where it would take them."""
+        for device, nbytes in slab_sums(slabs).items():
+            if nbytes > self._stageable(device, model):
+                return Shortage(device, nbytes, max(0, self._stageable(device, model)))
+        return None
 
     def unstage(self, model: str, slabs: Iterable[Slab]) -> None:
         """Staged slabs were freed without ever having been used; they may be staged again."""

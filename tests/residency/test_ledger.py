@@ -102,7 +102,7 @@ class Books(RuleBasedStateMachine):
         """Staging takes what was promised first, and fails with the numbers where that and the rest are too little."""
         new = slab(device, nbytes)
         room = self.free(device) + self.promised[model, device]
-        assert self.ledger.has_room(model, [new]) is (nbytes <= room)
+        assert (self.ledger.shortage(model, [new]) is None) is (nbytes <= room)
         if nbytes > room:
             with pytest.raises(OutOfDeviceMemory) as caught:
                 self.ledger.stage(model, [new])
@@ -195,8 +195,8 @@ def test_a_job_that_goes_step_by_step_keeps_what_it_was_promised() -> None:
     ledger.retire("mover", [new])
     ledger.free("mover", [new])
     ledger.claim("mover", {"sim:0": 10})
-    assert ledger.has_room("mover", [new])
-    assert not ledger.has_room("waits", [slab("sim:0", 31)])
+    assert ledger.shortage("mover", [new]) is None
+    assert ledger.shortage("waits", [slab("sim:0", 31)]) is not None
 
 
 def test_what_is_freed_goes_to_whoever_lacks_it() -> None:
@@ -208,6 +208,6 @@ def test_what_is_freed_goes_to_whoever_lacks_it() -> None:
     ledger.leave("held", {"sim:0": 60})
     ledger.claim("waits", {"sim:0": 80})
     ledger.retire("held", [there])
-    assert not ledger.has_room("waits", [slab("sim:0", 80)])
+    assert ledger.shortage("waits", [slab("sim:0", 80)]) is not None
     ledger.free("held", [there])
-    assert ledger.has_room("waits", [slab("sim:0", 80)])
+    assert ledger.shortage("waits", [slab("sim:0", 80)]) is None

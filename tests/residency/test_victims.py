@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.devices.simulated import SimulatedDevice
-from app.errors import Cancelled, ModelBusy
+from app.errors import Cancelled, DoesNotFit, ModelBusy
 from app.placement import PlacementRequest, Strategy
 from app.residency import Loadmaster
 from app.residency.eviction import Evict
@@ -219,5 +219,27 @@ def test_loads_at_once_share_a_device(place: Path) -> None:
             assert not any(job.ended for job in jobs)
             for job in jobs:
                 await job.wait()
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_a_reader_that_never_lets_go_of_an_evicted_model_ends_the_load(place: Path) -> None:
+    """After half a minute, in words and with the numbers, as what does not fit; nothing of the load is left."""
+
+    async def main() -> None:
+        async with service(place, device(2)) as loadmaster:
+            await full(loadmaster)
+            loading, _ = await begun(loadmaster, "a")
+            with loadmaster._residents["a"].hold():
+                job = await loading
+                async with asyncio.timeout(60):
+                    await job.wait_ended()
+                assert isinstance(job.error, DoesNotFit)
+                assert (job.error.device, job.error.largest_n_gpu_layers) == ("sim:0", 0)
+                assert job.error.required_bytes > job.error.available_bytes
+            await until(lambda: rows(loadmaster)["sim:0"].retired_bytes == 0)
+            assert set(loadmaster._residents) == {"b"}
+            assert books(loadmaster, "c").wish is None
 
     asyncio.run(main())
