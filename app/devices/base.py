@@ -111,6 +111,13 @@ class Device(Protocol):
     def capabilities(self) -> dict[str, bool | int | str | None]:
         """Facts for people, known at start and constant: compute capability, simulated bandwidth and the like."""
 
+    @property
+    def staging_bytes(self) -> int:
+        """Host memory that the device itself pins now, for bytes on their way to it; 0 where they need none.
+
+        The one thing here that never blocks, beside the facts that are constant.
+        """
+
     def memory(self) -> DeviceMemory:
         """What the driver says now."""
 
@@ -119,6 +126,8 @@ class Device(Protocol):
 
     def copy(self, fd: int, segments: Sequence[Segment], buffer: Buffer, meter: Meter) -> None:
         """Read the segments from the open file `fd` (pread, never its file position) and copy them into `buffer`.
+
+        Several threads may copy at once, also into one buffer; not into the same bytes of it.
 
         Returns when the device has acknowledged every byte; `meter.add` has then been called for each byte once,
         at least every 8 MiB. Raises TransferFailed (also where the file is shorter than a segment says), Cancelled

@@ -100,6 +100,7 @@ class HostDevice:
     kind: Final = DeviceKind.HOST
     name: Final = "Host memory"
     uuid: Final = None
+    staging_bytes: Final = 0
 
     def __init__(self) -> None:
         self.capabilities: dict[str, bool | int | str | None] = {"page_bytes": PAGE}

@@ -107,6 +107,7 @@ class SimulatedDevice:
     kind: Final = DeviceKind.SIMULATED
     name: Final = "Simulated device"
     uuid: Final = None
+    staging_bytes: int = 0
 
     def __init__(
         self,

@@ -134,7 +134,8 @@ class Admission:
     def _room(self, model: str, host: HostMode) -> dict[str, int]:
         """What the model may hold of each device and of the host, its own present bytes included.
 
-        Of the host that is what is available; only copies of our own have a limit, too.
+        Of the host that is what is available, which what devices pin is not. Only copies of our own have a limit, too,
+        and they have it to themselves.
         """
         room = {device: self._ledger.room(device, model) for device in self._devices}
         resident = self._residents.get(model)

@@ -66,6 +66,7 @@ class Memory:
                 resident_bytes=reported.resident_bytes,
                 locked_bytes=sum(resident.current.files.locked_bytes for resident in residents),
                 buffered_bytes=buffered.used_bytes + buffered.retired_bytes,
+                staging_bytes=sum(device.staging_bytes for device in self._devices.values()),
                 process_rss_bytes=reported.host.process_rss_bytes,
             ),
             models=tuple(model_memory(resident) for resident in residents),

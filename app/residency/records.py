@@ -191,7 +191,10 @@ class DeviceMemoryRecord:
 
 @dataclass(frozen=True, slots=True)
 class HostMemoryRecord:
-    """The host: the system's memory, what copies (`buffered_bytes`) may take of it, and what models have in it."""
+    """The host: the system's memory, what copies (`buffered_bytes`) may take of it, and what models have in it.
+
+    `staging_bytes` are pinned, for bytes on their way to accelerators; `available_bytes` does not have them any more.
+    """
 
     total_bytes: int
     available_bytes: int
@@ -200,6 +203,7 @@ class HostMemoryRecord:
     resident_bytes: int | None
     locked_bytes: int
     buffered_bytes: int
+    staging_bytes: int
     process_rss_bytes: int
 
 

@@ -1,7 +1,8 @@
 """Carries out one step of moves: copy, check, switch, release. A failure at any point leaves things as they were.
 
 Blocking work runs in threads of its own pool, so that slow copies never keep a look at the memory waiting; the ledger
-is touched on the event loop only.
+is touched on the event loop only. Buffers are released there too, by threads that copy nothing meanwhile: to free one
+of a GPU waits for all that this process has asked of it.
 """
 
 import asyncio

@@ -288,6 +288,18 @@ class DeviceTests:
                 buffer.release()
                 assert all(set(read.result()) <= {source.data[: 1 << 20]} for read in reads)
 
+    def test_gives_its_staging_back(self, device: Device, source: Source) -> None:
+        """What a device pins of the host for its copies it keeps for the next one, and gives back when it closes."""
+        buffer = device.allocate(1000)
+        device.copy(source.fd, [Segment(0, 0, 1000)], buffer, Meter())
+        kept = device.staging_bytes
+        device.copy(source.fd, [Segment(0, 0, 1000)], buffer, Meter())
+        buffer.release()
+
+        assert device.staging_bytes == kept
+        device.close()
+        assert device.staging_bytes == 0
+
     def test_closes_twice(self, device: Device, source: Source) -> None:
         """A second close does nothing."""
         buffer = device.allocate(1000)

@@ -3,11 +3,13 @@
 import asyncio
 from pathlib import Path
 
+from app.devices.simulated import SimulatedDevice
 from app.placement import HostMode, PlacementRequest
 from app.residency.records import JobResult, ModelState
 from tests.gguf_builder import tiny_llama
 from tests.residency.deck import (
     ALL,
+    MIB,
     assert_books_agree,
     at,
     ended,
@@ -134,5 +136,26 @@ def test_bytes_agree_in_every_host_mode(place: Path) -> None:
                 buffered = loadmaster.memory.record().host.buffered_bytes
                 assert (buffered > 0) is (host is HostMode.BUFFERED)
                 assert rows(loadmaster)["cpu"].used_bytes == buffered
+
+    asyncio.run(main())
+
+
+def test_what_devices_pin_is_the_hosts(place: Path) -> None:
+    """Host memory that devices pin for their copies is shown as the host's, in one sum, and is in no model's bytes."""
+
+    class Pinning(SimulatedDevice):
+        """One that says it has staging memory; where it copies through it is its own matter."""
+
+        staging_bytes = 24 * MIB
+
+    async def main() -> None:
+        devices = [Pinning(f"sim:{number}", 4 * MIB) for number in range(2)]
+        async with service(place, *devices) as loadmaster:
+            await (await loadmaster.load("tiny", PlacementRequest(2))).wait()
+            await assert_books_agree(loadmaster, "tiny")
+            host = loadmaster.memory.record().host
+            assert (host.staging_bytes, host.buffered_bytes) == (48 * MIB, 0)
+        async with service(place, *two_devices()) as loadmaster:
+            assert loadmaster.memory.record().host.staging_bytes == 0
 
     asyncio.run(main())

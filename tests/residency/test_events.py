@@ -14,7 +14,7 @@ from app.residency.jobs import SAMPLE_SECONDS, STAGES
 from app.residency.records import HostMemoryRecord, JobKind, MemoryRecord, Snapshot
 from tests.residency.deck import ALL, at, fields, listening, service, slow_device
 
-MEMORY = MemoryRecord(0.0, (), HostMemoryRecord(0, 0, 0, 0, None, 0, 0, 0), ())
+MEMORY = MemoryRecord(0.0, (), HostMemoryRecord(0, 0, 0, 0, None, 0, 0, 0, 0), ())
 
 
 def broadcast() -> Broadcast:
