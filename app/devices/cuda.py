@@ -72,7 +72,8 @@ class Gpu:
         """Ask the driver, while nothing is allocated or freed here: others have what is taken and not ours.
 
         Our own context counts as theirs, and what the driver rounds our allocations up by: neither is ours to place.
-        Call it inside `current`.
+        NVML would not say it better: it counts by process, context included, may not see those of other containers,
+        and its figures would be of another moment than ours. Call it inside `current`.
         """
         with self._counting:
             free, total = runtime.memGetInfo()
@@ -280,12 +281,19 @@ def acknowledge(work: FileCopy, event: Any, nbytes: int) -> None:
 
 
 def device_uuid(index: int) -> str | None:
-    """Ask the driver itself: CuPy's properties cut a UUID off at its first zero byte. None where it has none."""
+    """Ask the driver itself: CuPy's properties cut a UUID off at its first zero byte. None where it has none.
+
+    The runtime is built upon the driver, and has its device numbers from there: those that CUDA_VISIBLE_DEVICES leaves,
+    in CUDA_DEVICE_ORDER. Of a MIG slice `cuDeviceGetUuid_v2` tells the slice's own UUID, the first version the GPU's.
+    """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    device, uuid = ctypes.c_int(), (ctypes.c_ubyte * 16)()
-    if driver.cuDeviceGet(ctypes.byref(device), index) or driver.cuDeviceGetUuid(uuid, device):
+    device, whole, own = ctypes.c_int(), (ctypes.c_ubyte * 16)(), (ctypes.c_ubyte * 16)()
+    if driver.cuDeviceGet(ctypes.byref(device), index):
         return None
-    return f"GPU-{UUID(bytes=bytes(uuid))}"
+    if driver.cuDeviceGetUuid(whole, device) or driver.cuDeviceGetUuid_v2(own, device):
+        return None
+    kind = "GPU" if bytes(own) == bytes(whole) else "MIG"
+    return f"{kind}-{UUID(bytes=bytes(own))}"
