@@ -1,0 +1,135 @@
+"""What `app.devices.cuda` does when a call fails in the middle: only a double of CuPy fails to order."""
+
+from collections.abc import Iterator
+
+import pytest
+from cupy import pretended
+
+from app.devices import Meter, Segment
+from app.devices.cuda import MAX_RINGS, RING_BYTES, CudaDevice, cuda_devices
+from app.errors import Cancelled, DeviceError, TransferFailed
+from tests.devices.instruments import SOURCE_BYTES, RecordingMeter, Source
+
+PIECE = 8 << 20
+WHOLE = [Segment(0, 0, SOURCE_BYTES)] * 2  # twice over: more pieces than a ring has slots
+
+
+@pytest.fixture
+def gpu() -> Iterator[CudaDevice]:
+    """The second device, which no thread has as its current one before it says so; in the end all is given back."""
+    device = cuda_devices()[1]
+    yield device
+    pretended.faults.clear()
+    device.close()
+    assert (pretended.owed(), pretended.pinned, pretended.allocations) == (0, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("call", "nth", "done"),
+    [
+        ("hostRegister", 1, 0),
+        ("memcpyAsync", 1, 0),
+        ("memcpyAsync", 3, 0),
+        ("memcpyAsync", 5, 2 * PIECE),
+        ("eventRecord", 2, 0),
+        ("eventRecord", 4, PIECE),
+        ("eventSynchronize", 1, 0),
+        ("eventSynchronize", 3, 2 * PIECE),
+    ],
+)
+def test_a_call_that_fails_fails_the_copy(gpu: CudaDevice, source: Source, call: str, nth: int, done: int) -> None:
+    """Wherever a copy fails, the error has its numbers, nothing is in flight afterwards, and the next copy works."""
+    buffer, meter = gpu.allocate(SOURCE_BYTES), Meter()
+    pretended.faults[call] = nth
+
+    with pytest.raises(TransferFailed, match="cudaError_t 1") as caught:
+        gpu.copy(source.fd, WHOLE, buffer, meter)
+
+    assert pretended.faults == {}
+    assert pretended.owed() == 0
+    assert (caught.value.device, caught.value.requested_bytes) == ("cuda:1", 2 * SOURCE_BYTES)
+    assert caught.value.done_bytes == meter.bytes_done == done
+    assert gpu.staging_bytes == (0 if call == "hostRegister" else RING_BYTES)
+
+    gpu.copy(source.fd, WHOLE, buffer, Meter())
+    assert buffer.read(0, SOURCE_BYTES) == source.data
+    assert gpu.staging_bytes == RING_BYTES
+    buffer.release()
+
+
+def test_nothing_is_in_flight_after_a_cancel(gpu: CudaDevice, source: Source) -> None:
+    """A copy that is called off waits for what it has sent, and so its buffer can be freed at once."""
+    buffer = gpu.allocate(SOURCE_BYTES)
+
+    with pytest.raises(Cancelled):
+        gpu.copy(source.fd, WHOLE, buffer, RecordingMeter(until=PIECE))
+
+    assert pretended.owed() == 0
+    buffer.release()
+
+
+def test_nothing_is_in_flight_after_a_short_file(gpu: CudaDevice, source: Source) -> None:
+    """So does one whose file ends."""
+    buffer = gpu.allocate(SOURCE_BYTES + 1)
+
+    with pytest.raises(TransferFailed, match=f"{SOURCE_BYTES} bytes"):
+        gpu.copy(source.fd, [Segment(0, 0, SOURCE_BYTES + 1)], buffer, Meter())
+
+    assert pretended.owed() == 0
+    buffer.release()
+
+
+def test_failures_use_up_no_rings(gpu: CudaDevice, source: Source) -> None:
+    """However many copies fail, and however many rings cannot be made, there is one for the next."""
+    buffer = gpu.allocate(100)
+    for call in ("hostRegister", "eventRecord", "memcpyAsync"):
+        for _ in range(MAX_RINGS + 1):
+            pretended.faults[call] = 1
+            with pytest.raises(TransferFailed):
+                gpu.copy(source.fd, [Segment(0, 0, 100)], buffer, Meter())
+
+    gpu.copy(source.fd, [Segment(0, 0, 100)], buffer, Meter())
+    assert buffer.read(0, 100) == source.data[:100]
+    buffer.release()
+
+
+def test_what_cannot_be_zeroed_is_freed(gpu: CudaDevice) -> None:
+    """An allocation that fails after cudaMalloc leaves nothing behind, on the device or in its books."""
+    before = gpu.memory()
+    pretended.faults["memsetAsync"] = 1
+
+    with pytest.raises(DeviceError, match="cuda:1: allocating 1000 bytes"):
+        gpu.allocate(1000)
+
+    assert gpu.memory() == before
+    assert pretended.allocations == {}
+
+
+def test_a_failing_read_is_an_error_of_the_device(gpu: CudaDevice) -> None:
+    """What cannot be read back is refused with the device's name, and the buffer can still be released."""
+    buffer = gpu.allocate(1000)
+    pretended.faults["memcpyAsync"] = 1
+
+    with pytest.raises(DeviceError, match="cuda:1: reading 10 bytes back"):
+        buffer.read(0, 10)
+    buffer.release()
+
+
+def test_others_are_charged_to_the_byte(gpu: CudaDevice) -> None:
+    """All that is taken and not ours is others': here the context, and what allocations are rounded up by."""
+    assert gpu.memory().others_bytes == pretended.CONTEXT_BYTES
+
+    buffer, stranger = gpu.allocate(pretended.GRANULE + 1), cuda_devices()[1].allocate(pretended.GRANULE)
+
+    assert gpu.memory().others_bytes == pretended.CONTEXT_BYTES + 2 * pretended.GRANULE - 1
+    stranger.release()
+    buffer.release()
+    assert gpu.memory().others_bytes == pretended.CONTEXT_BYTES
+
+
+def test_asking_for_memory_may_fail(gpu: CudaDevice) -> None:
+    """A driver that does not answer is an error of the device, by its name."""
+    pretended.faults["memGetInfo"] = 1
+
+    with pytest.raises(DeviceError, match="cuda:1: asking for free memory"):
+        gpu.memory()
