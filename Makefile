@@ -15,7 +15,7 @@ MODEL_ID := smollm2-135m-instruct.q4_1
 
 # ── targets ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: help run test test-slow check fuzz bench clean
+.PHONY: help run test test-slow check gpu-check fuzz bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -58,6 +58,11 @@ check: $(VENV)/.installed-cupy  ## lint, types, import contracts, and the names 
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	CUPY_REQUIRED=1 $(PYTEST) -q tests/test_cupy_names.py
+
+# Where nothing can be installed, but CuPy is there: the two commands themselves, with that Python.
+gpu-check: $(VENV)/.installed-cupy  ## on a machine with a GPU: its tests, and its answers to our questions
+	$(PYTEST) -m gpu
+	$(VENV)/bin/python -m benchmarks.gpu_probe
 
 # FUZZ_SECONDS=3600 digs deeper; what it has found is kept in .cache/fuzz, and the next run starts from there.
 FUZZ_SECONDS ?= 30
