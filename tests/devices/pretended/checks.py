@@ -1,6 +1,8 @@
 """What `app.devices.cuda` does when a call fails in the middle: only a double of CuPy fails to order."""
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cupy import pretended
@@ -8,7 +10,10 @@ from cupy import pretended
 from app.devices import Meter, Segment
 from app.devices.cuda import MAX_RINGS, RING_BYTES, CudaDevice, cuda_devices
 from app.errors import Cancelled, DeviceError, TransferFailed
+from app.placement import PlacementRequest
 from tests.devices.instruments import SOURCE_BYTES, RecordingMeter, Source
+from tests.gguf_builder import tiny_llama
+from tests.residency.deck import ALL, assert_books_agree, at, ended, service
 
 PIECE = 8 << 20
 WHOLE = [Segment(0, 0, SOURCE_BYTES)] * 2  # twice over: more pieces than a ring has slots
@@ -133,3 +138,24 @@ def test_asking_for_memory_may_fail(gpu: CudaDevice) -> None:
 
     with pytest.raises(DeviceError, match="cuda:1: asking for free memory"):
         gpu.memory()
+
+
+def test_a_service_on_two_devices(gpu: CudaDevice, tmp_path: Path) -> None:
+    """A load that fails in the middle, one that does not, offloads up and down: books agree, bytes are the file's."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.gguf").write_bytes(tiny_llama())
+
+    async def main() -> None:
+        async with service(tmp_path, cuda_devices()[0], gpu) as loadmaster:
+            pretended.faults["memcpyAsync"] = 5
+            failed = await ended(await loadmaster.load("tiny", ALL))
+            assert isinstance(failed, TransferFailed)
+            assert pretended.allocations == {}
+
+            assert await ended(await loadmaster.load("tiny", PlacementRequest(2))) is None
+            for n in (4, 1, 3):
+                assert await ended(await loadmaster.offload("tiny", at(n))) is None
+                await assert_books_agree(loadmaster, "tiny")
+            assert loadmaster.memory.record().host.staging_bytes >= RING_BYTES
+
+    asyncio.run(main())
