@@ -18,6 +18,7 @@ from app.placement import PlacementRequest, Plan
 from app.residency.admission import Admission
 from app.residency.changes import Changes
 from app.residency.commitments import Commitments, accepted
+from app.residency.copying import READERS
 from app.residency.events import Broadcast, Event, Payload
 from app.residency.eviction import Evict
 from app.residency.idleness import Idleness
@@ -38,7 +39,7 @@ from app.residency.wishes import STAYS, Retention, Wish, Wishes
 
 log = logging.getLogger(__name__)
 
-COPY_THREADS: Final = 64  # mostly waiting: one for each device of each model that is on its way
+COPY_THREADS: Final = 64 + 4 * READERS  # mostly waiting: some for each device of each model that is on its way
 MEMORY_SECONDS: Final = 0.1  # ten memory events a second at most
 
 
