@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,20 @@ class Connection:
         return answer
 
 
+class Meanwhile(StrEnum):
+    """What the service does beside being asked."""
+
+    NOTHING = "nothing"
+    LOADED = "nothing, the model is loaded"
+    LOADING = "loads and unloads"
+
+
 @dataclass(slots=True)
 class Poll:
     """What polling one path has shown, in seconds."""
 
     path: str
-    loading: bool
+    meanwhile: Meanwhile
     latencies: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     """How late the client itself was, each time it was free when a request was due."""
@@ -92,27 +101,42 @@ class Poll:
 
     async def load_meanwhile(self, port: int, over: asyncio.Event) -> None:
         """Load and unload without a pause until it is over; the model is unloaded at the end."""
-        model = f"/v1/models/{MODEL}"
-        async with Connection.to(port) as connection:
-            while not over.is_set():
-                began = time.perf_counter()
-                job = json.loads(await connection.ask("POST", f"{model}/load", {"n_gpu_layers": "all", "wait": True}))
-                self.copying_seconds += time.perf_counter() - began
-                self.copied_bytes += job["bytes_total"]
-                await connection.ask("POST", f"{model}/unload", {"wait": True})
+        while not over.is_set():
+            began = time.perf_counter()
+            self.copied_bytes += await load(port)
+            self.copying_seconds += time.perf_counter() - began
+            await unload(port)
+
+
+async def load(port: int) -> int:
+    """Load the model to both devices; the bytes that were copied."""
+    async with Connection.to(port) as connection:
+        body = {"n_gpu_layers": "all", "wait": True}
+        copied: int = json.loads(await connection.ask("POST", f"/v1/models/{MODEL}/load", body))["bytes_total"]
+        return copied
+
+
+async def unload(port: int) -> None:
+    """Unload the model."""
+    async with Connection.to(port) as connection:
+        await connection.ask("POST", f"/v1/models/{MODEL}/unload", {"wait": True})
 
 
 async def polls(port: int, seconds: float) -> list[Poll]:
-    """Poll each path, first idle, then while the model is loaded."""
-    found = [Poll(path, loading) for loading in (False, True) for path in GOALS_MS]
-    await Poll("/v1/memory", loading=False).run(port, WARM_UP_SECONDS)
+    """Poll each path while nothing happens, while the model is loaded, and while it is being loaded."""
+    found = [Poll(path, meanwhile) for meanwhile in Meanwhile for path in GOALS_MS]
+    await Poll("/v1/memory", Meanwhile.NOTHING).run(port, WARM_UP_SECONDS)
     for poll in found:
+        if poll.meanwhile is Meanwhile.LOADED:
+            await load(port)
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            if poll.loading:
+            if poll.meanwhile is Meanwhile.LOADING:
                 group.create_task(poll.load_meanwhile(port, over))
             await poll.run(port, seconds)
             over.set()
+        if poll.meanwhile is Meanwhile.LOADED:
+            await unload(port)
     return found
 
 
@@ -127,11 +151,9 @@ def table(found: Sequence[Poll]) -> str:
             f"{seconds * 1e3:.1f}"
             for seconds in (statistics.median(poll.latencies), p99(poll.latencies), max(poll.latencies), p99(poll.late))
         )
-        meanwhile, goal = "nothing", ""
-        if poll.loading:
-            meanwhile = f"loads at {poll.copied_bytes / poll.copying_seconds / 1e9:.1f} GB/s"
-            kept = p99(poll.latencies) * 1e3 < GOALS_MS[poll.path]
-            goal = f"{GOALS_MS[poll.path]:.0f}, {'kept' if kept else 'missed'}"
+        speed = f" at {poll.copied_bytes / poll.copying_seconds / 1e9:.1f} GB/s" if poll.copied_bytes else ""
+        meanwhile, kept = f"{poll.meanwhile}{speed}", p99(poll.latencies) * 1e3 < GOALS_MS[poll.path]
+        goal = f"{GOALS_MS[poll.path]:.0f}, {'kept' if kept else 'missed'}"
         requests = len(poll.latencies)
         lines.append(f"| GET {poll.path} | {meanwhile} | {requests} | {median} | {high} | {worst} | {goal} | {late} |")
     return "\n".join(lines)
@@ -146,7 +168,7 @@ def main() -> None:
     """Measure, print, and record where asked to."""
     parser = argparse.ArgumentParser(description="Time looks at the service while it loads.")
     parser.add_argument("--gib", type=float, default=GIB, metavar="N", help="size of the model")
-    parser.add_argument("--seconds", type=float, default=12, metavar="N", help="for each of four polls")
+    parser.add_argument("--seconds", type=float, default=8, metavar="N", help="for each of six polls")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="where the model is written, and kept")
     parser.add_argument("--record", action="store_true", help="append the table to RESULTS.md")
     options = parser.parse_args()
