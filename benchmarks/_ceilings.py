@@ -224,7 +224,8 @@ def memory_file(source: Source, leftovers: ExitStack) -> int:
 
 def mapped(fd: int, source: Source, leftovers: ExitStack) -> Mapping:
     """The memory file in this address space."""
-    mapping = Mapping.shared(fd, source.nbytes)
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    mapping = Mapping(source.nbytes, protection=protection, flags=mmap.MAP_SHARED, fd=fd)
     leftovers.callback(mapping.close)
     return mapping
 

@@ -10,6 +10,7 @@ round of each chunk counts, so that other work on the machine is not measured.
 
 import argparse
 import math
+import mmap
 import os
 import tempfile
 import time
@@ -52,7 +53,7 @@ def measure(kind: GGMLType, directory: Path | None, nbytes: int, rounds: int) ->
     """Read, read and check, and check alone, by turns."""
     data = good_data(kind, nbytes)
     chunk = CHUNK // block_bytes(kind) * block_bytes(kind)
-    buffer = memoryview(bytearray(chunk))
+    buffer = memoryview(mmap.mmap(-1, chunk))  # from the start of a page
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         file.write(data.data)
         file.flush()

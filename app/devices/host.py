@@ -2,7 +2,6 @@
 
 import errno
 import os
-import random
 import resource
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,9 @@ from app.devices.base import Buffer, DeviceKind, DeviceMemory, Meter, Segment
 from app.devices.file_copy import PIECE_BYTES, FileCopy, check_range, check_segments, pieces
 from app.devices.lifetime import Lifetime
 from app.devices.mapping import PAGE, Mapping
+from app.devices.page_cache import counted_bytes, may_ask_mincore, sampled_resident_bytes
 from app.errors import DeviceError, HostError, OutOfDeviceMemory
 
-SAMPLES: Final = 256  # pages; the estimate is then within 7 % of the file, nineteen times in twenty
 NO_MEMORY: Final = {errno.ENOMEM, errno.ENOSPC, errno.EFAULT}
 
 Run = tuple[int, int]  # start and end of locked pages
@@ -166,10 +165,12 @@ class MappedFile:
         """How much of the file is in the page cache; None where the kernel does not say, and after `close`.
 
         Since Linux 5.2 mincore tells everybody who could not write the file that all of it is resident; such
-        a file is sampled instead.
+        a file is sampled instead, where cachestat does not count it.
         """
         try:
             with self._lifetime:
+                if (counted := counted_bytes(self._fd, self.nbytes)) is not None:
+                    return counted
                 if may_ask_mincore(self._fd):
                     return self._mapping.resident_bytes()
                 return sampled_resident_bytes(self._fd, self.nbytes)
@@ -235,36 +236,6 @@ class MappedFile:
             locked_bytes=self.locked_bytes,
             limit_bytes=None if limit == resource.RLIM_INFINITY else limit,
         )
-
-
-def may_ask_mincore(fd: int) -> bool:
-    """Whether mincore tells us the truth about this file: it is ours, or we could write it."""
-    if os.fstat(fd).st_uid == os.geteuid():
-        return True
-    return os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)
-
-
-def sampled_resident_bytes(fd: int, nbytes: int) -> int | None:
-    """Estimate what is in the page cache from at most 256 pages that it either has at once or does not.
-
-    None where the file system cannot say. The pages are drawn anew each time: a miss starts reading that
-    page, so asking for the same ones twice would find them all.
-    """
-    pages = -(-nbytes // PAGE)
-    samples = min(pages, SAMPLES)
-    byte, hits = bytearray(1), 0
-    for number in range(samples):
-        first, last = number * pages // samples, (number + 1) * pages // samples
-        try:
-            before = resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
-            found = os.preadv(fd, [byte], random.randrange(first, last) * PAGE, os.RWF_NOWAIT)  # noqa: S311
-            # A miss starts reading the page, and a fast disk has it there before the kernel looks again.
-            hits += found if resource.getrusage(resource.RUSAGE_THREAD).ru_inblock == before else 0
-        except BlockingIOError:
-            continue
-        except OSError:
-            return None
-    return nbytes * hits // samples
 
 
 def pages_of(offset: int, nbytes: int) -> Run:

@@ -17,11 +17,10 @@ from app.devices.host import (
     HostDevice,
     MappedFile,
     host_memory,
-    may_ask_mincore,
-    sampled_resident_bytes,
     with_run,
 )
 from app.devices.mapping import PAGE
+from app.devices.page_cache import counted_bytes, may_ask_mincore, sampled_resident_bytes
 from app.errors import HostError
 from tests.devices.contract import DeviceTests
 
@@ -136,16 +135,28 @@ def test_a_stranger_samples(descriptor: int) -> None:
     drop_from_page_cache(descriptor)
     code = (
         "mapped = MappedFile(fd, nbytes)\n"
-        "print(may_ask_mincore(fd), mapped._mapping.resident_bytes(), mapped.resident_bytes())"
+        "print(may_ask_mincore(fd), mapped._mapping.resident_bytes())\n"
+        "print(counted_bytes(fd, nbytes), mapped.resident_bytes())"
     )
 
-    asked, by_mincore, by_sample = as_a_stranger(code, descriptor).split()
+    asked, by_mincore, counted, by_sample = as_a_stranger(code, descriptor).split()
 
     assert asked == "False"
     assert int(by_mincore) == FILE_BYTES
+    assert counted == "None" or int(counted) == int(by_sample)
     if by_sample == "None":
         pytest.skip("this file system cannot say what it has in memory")
     assert int(by_sample) < FILE_BYTES // 2
+
+
+def test_the_kernel_counts_what_mincore_sees(descriptor: int, mapped: MappedFile) -> None:
+    """To the byte, at the end of the file as well; a kernel without cachestat says nothing."""
+    for offset, nbytes in ((0, FILE_BYTES), (5 * PAGE, 7 * PAGE), (FILE_BYTES - 50, 50)):
+        drop_from_page_cache(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(descriptor, nbytes, offset)
+        assert counted_bytes(descriptor, FILE_BYTES) in (None, mapped._mapping.resident_bytes())
+    assert counted_bytes(descriptor, 0) in (None, 0)
 
 
 def test_a_sample_does_not_find_itself(descriptor: int) -> None:
