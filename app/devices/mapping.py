@@ -14,6 +14,7 @@ from typing import Final, Self
 
 PAGE: Final = mmap.PAGESIZE
 
+MADV_POPULATE_READ: Final = 22
 MADV_POPULATE_WRITE: Final = 23  # <linux/mman.h>, since Linux 5.14
 MAP_FAILED: Final = ctypes.c_void_p(-1).value
 PYBUF_READ: Final = 0x100  # <cpython/object.h>
@@ -55,8 +56,8 @@ class Mapping:
 
     __slots__ = ("_flags", "address", "nbytes")
 
-    def __init__(self, nbytes: int, *, protection: int, flags: int, fd: int = -1) -> None:
-        address = _libc.mmap(None, nbytes, protection, flags, fd, 0)
+    def __init__(self, nbytes: int, *, protection: int, flags: int, fd: int = -1, offset: int = 0) -> None:
+        address = _libc.mmap(None, nbytes, protection, flags, fd, offset)
         if address == MAP_FAILED:
             raise _refused()
         self.address: int = address
@@ -70,9 +71,9 @@ class Mapping:
         return cls(nbytes, protection=mmap.PROT_READ | mmap.PROT_WRITE, flags=flags)
 
     @classmethod
-    def read_only(cls, fd: int, nbytes: int) -> Self:
-        """Map a file's pages, as the page cache has them. The descriptor is not kept."""
-        return cls(nbytes, protection=mmap.PROT_READ, flags=mmap.MAP_SHARED, fd=fd)
+    def read_only(cls, fd: int, nbytes: int, offset: int = 0) -> Self:
+        """Map a file's pages, as the page cache has them, from a multiple of the page. The descriptor is not kept."""
+        return cls(nbytes, protection=mmap.PROT_READ, flags=mmap.MAP_SHARED, fd=fd, offset=offset)
 
     @contextmanager
     def view(self, offset: int = 0, nbytes: int | None = None) -> Iterator[memoryview]:
@@ -92,6 +93,14 @@ class Mapping:
         failed = _libc.madvise(self.address, self.nbytes, MADV_POPULATE_WRITE)
         if failed and ctypes.get_errno() != errno.EINVAL:
             raise _refused()
+
+    def read_in(self) -> bool:
+        """Have every page read from the file now; waits for the disk. False before Linux 5.14, which cannot."""
+        if not _libc.madvise(self.address, self.nbytes, MADV_POPULATE_READ):
+            return True
+        if ctypes.get_errno() == errno.EINVAL:
+            return False
+        raise _refused()
 
     def lock(self, offset: int, nbytes: int) -> None:
         """Read the pages in and keep them in memory. `offset` is a multiple of the page."""

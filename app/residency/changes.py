@@ -146,8 +146,8 @@ class Changes:
         job.check()
         if last:
             ranges = host_ranges(change.entry.require_model(), change.decision.placement)
-            await asyncio.to_thread(files.prefetch, ranges)
             await asyncio.to_thread(files.lock, ranges if change.request.host is HostMode.MLOCK else ())
+            self._transfer.prefetch(files, ranges)
 
     def _switch(
         self, change: Change, step: Step, staged: tuple[LiveSlab, ...], *, last: bool
@@ -177,7 +177,7 @@ class Changes:
         deadline = loop.time() + DRAIN_SECONDS
         while shortage := self._ledger.shortage(job.model, step.stage):
             job.check()
-            if loop.time() > deadline:
+            if loop.time() > deadline or not self._ledger.awaits(shortage.device):
                 resident = self._residents.get(job.model)
                 now = resident.current.placement.n_gpu_layers if resident else 0
                 raise DoesNotFit(**asdict(shortage), largest_n_gpu_layers=now)

@@ -1,11 +1,12 @@
 """Copying: the bytes of slabs cut into portions, and the readers that take one portion after the other.
 
 A device is fed by several readers at once, for one thread that copies out of the page cache is slower than memory and
-than any bus. Portions are taken in the order of the file, and what comes next is asked of the disk in time. All sizes
-and offsets are in bytes.
+than any bus. Portions are taken in the order of the file, which is what the kernel's readahead is best at: to ask for more
+ahead of it (WILLNEED) made cold files slower.
+
+All sizes and offsets are in bytes.
 """
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -57,11 +58,10 @@ def copy_portions(device: Device, files: OpenFiles, waiting: deque[Portion], met
             portion = waiting.popleft()
         except IndexError:
             return
-        with contextlib.suppress(IndexError):  # another reader has just taken the last one
-            files.read_ahead(waiting[0].file, waiting[0].segments)
         meter.check()
         before = meter.bytes_done
-        device.copy(files.fds[portion.file], portion.segments, portion.live.buffer, meter)
+        with files.in_order(portion.file) as fd:
+            device.copy(fd, portion.segments, portion.live.buffer, meter)
         done = meter.bytes_done - before
         if done != portion.nbytes:
             raise TransferFailed(

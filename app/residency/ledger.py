@@ -155,6 +155,10 @@ class Ledger:
                 return Shortage(device, nbytes, max(0, self._stageable(device, model)))
         return None
 
+    def awaits(self, device: str) -> bool:
+        """Whether somebody may yet give something of the device back: a reader who holds it, a job that is about to."""
+        return any(account.retired or account.leaving for account in self._accounts[device].values())
+
     def unstage(self, model: str, slabs: Iterable[Slab]) -> None:
         """Staged slabs were freed without ever having been used; they may be staged again."""
         for slab in slabs:

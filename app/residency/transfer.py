@@ -59,6 +59,10 @@ class Transfer:
             raise
         return tuple(staged)
 
+    def prefetch(self, files: OpenFiles, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Have parts of the files read into the page cache, in the background and as far as there is room for them."""
+        self._threads.submit(files.prefetch, ranges)
+
     async def discard(self, model: str, staged: Sequence[LiveSlab]) -> None:
         """Free slabs that were staged and will not be used."""
         await self._run(_release, staged)

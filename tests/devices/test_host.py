@@ -247,13 +247,24 @@ def test_locks_only_what_is_mapped(mapped: MappedFile) -> None:
 
 
 def test_prefetch_changes_nothing_but_the_page_cache(descriptor: int, mapped: MappedFile) -> None:
-    """Prefetching neither moves the file's position nor locks."""
+    """Prefetching reads what it is told, and neither moves the file's position nor locks."""
     position = os.lseek(descriptor, 7, os.SEEK_SET)
+    drop_from_page_cache(descriptor)
 
+    mapped.prefetch(FILE_BYTES // 2, FILE_BYTES - FILE_BYTES // 2)
+
+    assert (mapped.resident_bytes() or FILE_BYTES) >= FILE_BYTES - FILE_BYTES // 2
     mapped.prefetch(0, FILE_BYTES)
-
+    assert mapped.resident_bytes() in (None, FILE_BYTES)
     assert os.lseek(descriptor, 0, os.SEEK_CUR) == position
     assert mapped.locked_bytes == 0
+
+
+def test_a_file_that_was_cut_off_is_no_fault_of_ours(descriptor: int, mapped: MappedFile) -> None:
+    """To read ahead what is there no more is refused: no signal, and nothing is left mapped."""
+    os.truncate(f"/proc/self/fd/{descriptor}", PAGE)
+    with pytest.raises(OSError, match="Bad address"):
+        mapped.prefetch(0, FILE_BYTES)
 
 
 def test_closes_twice(mapped: MappedFile) -> None:
