@@ -1,8 +1,8 @@
 """Copying: the bytes of slabs cut into portions, and the readers that take one portion after the other.
 
 A device is fed by several readers at once, for one thread that copies out of the page cache is slower than memory and
-than any bus. Portions are taken in the order of the file, which is what the kernel's readahead is best at: to ask for more
-ahead of it (WILLNEED) made cold files slower.
+than any bus. Portions are taken in the order of the file, which is what the kernel's readahead is best at: to ask for
+more ahead of it (WILLNEED) made cold files slower.
 
 All sizes and offsets are in bytes.
 """
