@@ -22,6 +22,7 @@
     ├── DoesNotFit                  device, required_bytes, available_bytes, largest_n_gpu_layers, pinned, in_use, idle
     ├── DeviceError                 device
     │   ├── DeviceUnavailable
+    │   ├── DeviceLost              happened, status
     │   ├── OutOfDeviceMemory       requested_bytes, free_bytes; also a MemoryError
     │   └── TransferFailed          done_bytes, requested_bytes
     ├── HostError                   the host's fault: a file that cannot be read, a limit on locked memory
@@ -265,7 +266,22 @@ class DeviceError(LoadmasterError):
 
 
 class DeviceUnavailable(DeviceError):
-    """The device cannot be opened, or was lost."""
+    """The device cannot be opened."""
+
+
+class DeviceLost(DeviceError):
+    """Nothing works on the device any more, and what it held is gone. `status` is the driver's number, if any."""
+
+    def __init__(self, device: str, happened: str, *, param: str | None = None, status: int | None = None) -> None:
+        super().__init__(
+            f"{device} is lost: {happened}",
+            device=device,
+            param=param,
+            reason="lost",
+            happened=happened,
+            status=status,
+        )
+        self.happened = happened
 
 
 class OutOfDeviceMemory(DeviceError, MemoryError):

@@ -5,5 +5,6 @@ one contract test class runs on all of them.
 """
 
 from app.devices.base import Buffer, Device, DeviceKind, DeviceMemory, Meter, Segment
+from app.devices.loss import Loss
 
-__all__ = ["Buffer", "Device", "DeviceKind", "DeviceMemory", "Meter", "Segment"]
+__all__ = ["Buffer", "Device", "DeviceKind", "DeviceMemory", "Loss", "Meter", "Segment"]

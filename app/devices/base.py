@@ -3,6 +3,10 @@
 A *buffer* is one allocation (residency keeps one slab in each). Bytes enter a buffer from a file only, by
 `Device.copy`, and leave it by `Buffer.read`; a buffer's bytes never change once its copies are done.
 Every method may block and may be called from any thread; none may be called on the event loop.
+
+A device can be lost, and is so for good. From then on its `loss` says why; `allocate`, `copy` and `read` raise
+DeviceLost and leave nothing behind, `memory` knows neither what is free nor what is others', and `release` and `close`
+give back what there is to give back and do not raise.
 """
 
 from collections.abc import Sequence
@@ -10,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from app.devices.loss import Loss
 from app.errors import Cancelled
 
 
@@ -81,7 +86,7 @@ class Buffer(Protocol):
     def read(self, offset: int, nbytes: int) -> bytes:
         """Copy `nbytes` from `offset` back to the host, from the device and nowhere else.
 
-        Raises ValueError outside the buffer or after `release`.
+        Raises ValueError outside the buffer or after `release`, DeviceLost.
         """
 
     def release(self) -> None:
@@ -118,11 +123,18 @@ class Device(Protocol):
         The one thing here that never blocks, beside the facts that are constant.
         """
 
+    @property
+    def loss(self) -> Loss:
+        """Whether the device is lost, and why."""
+
     def memory(self) -> DeviceMemory:
         """What the driver says now."""
 
     def allocate(self, nbytes: int) -> Buffer:
-        """One allocation of exactly `nbytes` (> 0), all zero. Raises OutOfDeviceMemory, with nothing left behind."""
+        """One allocation of exactly `nbytes` (> 0), all zero. Raises OutOfDeviceMemory or DeviceLost.
+
+        Nothing is left behind then.
+        """
 
     def copy(self, fd: int, segments: Sequence[Segment], buffer: Buffer, meter: Meter) -> None:
         """Read the segments from the open file `fd` (pread, never its file position) and copy them into `buffer`.
@@ -131,8 +143,8 @@ class Device(Protocol):
 
         Returns when the device has acknowledged every byte; `meter.add` has then been called for each byte once,
         at least every 8 MiB. Raises TransferFailed (also where the file is shorter than a segment says), Cancelled
-        (from the meter) or ValueError (a segment outside the buffer); the buffer's contents are then undefined and
-        nothing is in flight any more.
+        (from the meter), DeviceLost or ValueError (a segment outside the buffer); the buffer's contents are then
+        undefined and nothing is in flight any more.
         """
 
     def close(self) -> None:

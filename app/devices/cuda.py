@@ -7,28 +7,23 @@ The current device belongs to the thread, so every method makes its own current 
 before: since CUDA 12 that would create a context, hundreds of megabytes, on a device that nobody asked for.
 """
 
-import ctypes
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
-from uuid import UUID
 
 from cupy import cuda
 from cupy.cuda import runtime
 
 from app.devices.base import Buffer, DeviceKind, DeviceMemory, Meter, Segment
+from app.devices.cuda_driver import INSUFFICIENT_DRIVER, MEMORY_ALLOCATION, NO_DEVICE, STICKY, device_uuid
 from app.devices.file_copy import PIECE_BYTES, FileCopy, check_range, check_segments, pieces
 from app.devices.lending import Lending
 from app.devices.lifetime import Lifetime
+from app.devices.loss import Loss
 from app.devices.mapping import Mapping, unfilled_bytes
-from app.errors import DeviceError, DeviceUnavailable, OutOfDeviceMemory
-
-# cudaError_t, which CuPy shows as numbers only.
-ERROR_MEMORY_ALLOCATION: Final = 2
-ERROR_INSUFFICIENT_DRIVER: Final = 35  # also where there is no driver at all
-ERROR_NO_DEVICE: Final = 100
+from app.errors import DeviceError, DeviceLost, DeviceUnavailable, OutOfDeviceMemory
 
 HOST_REGISTER_PORTABLE: Final = 1  # pinned for every context
 SLOTS: Final = 3  # one is read into, one travels, one is ready
@@ -41,11 +36,15 @@ PCIe 5 x16 takes 55: three readers are enough on a fast host, and seven on a slo
 
 
 class Gpu:
-    """One device of the runtime: makes itself current, names itself in errors, and has a stream for small work."""
+    """One device of the runtime: makes itself current, names itself in errors, and has a stream for small work.
+
+    Once it is lost nothing is asked of it any more.
+    """
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.id = f"cuda:{index}"
+        self.loss = Loss(self.id)
         self._stream: Any = None
         self._making = threading.Lock()
         self._allocated_bytes = 0
@@ -53,13 +52,21 @@ class Gpu:
 
     @contextmanager
     def current(self, doing: str) -> Iterator[None]:
-        """Be the calling thread's device; a CUDA error inside becomes a DeviceError that says `doing`."""
+        """Be the calling thread's device; a CUDA error inside becomes a DeviceError or DeviceLost that says `doing`."""
+        self.loss.check()
         try:
             cuda.Device(self.index).use()
             yield
         except runtime.CUDARuntimeError as error:
             status: int = error.status
-            raise DeviceError(f"{self.id}: {doing}: {error}", device=self.id, status=status) from error
+            lost = self.lost_by(error, doing)
+            raise lost or DeviceError(f"{self.id}: {doing}: {error}", device=self.id, status=status) from error
+
+    def lost_by(self, error: Exception, doing: str) -> DeviceLost | None:
+        """Judge an error: the one to be raised where the device is lost by it, None where it is not."""
+        if not isinstance(error, runtime.CUDARuntimeError) or error.status not in STICKY:
+            return None
+        return self.loss.found(f"{doing}: {error}", status=error.status)
 
     @contextmanager
     def counting(self, nbytes: int) -> Iterator[None]:
@@ -112,7 +119,7 @@ class CudaBuffer:
     def read(self, offset: int, nbytes: int) -> bytes:
         """Copy `nbytes` from `offset` over the bus.
 
-        ValueError outside the buffer or after `release`, DeviceError where the device fails.
+        ValueError outside the buffer or after `release`, DeviceError where the device fails or is lost.
         """
         check_range(offset, nbytes, self.nbytes)
         with self.pointer() as pointer, self.gpu.current(f"reading {nbytes} bytes back"):
@@ -132,16 +139,14 @@ class CudaBuffer:
             yield address
 
     def release(self) -> None:
-        """Free. Idempotent; waits for reads and copies. DeviceError where the device is lost."""
+        """Free. Idempotent; waits for reads and copies. DeviceError where the device fails, and is not lost."""
         self._lifetime.end()
 
     def _free(self) -> None:
-        try:
-            with self.gpu.current(f"freeing {self.nbytes} bytes"):
-                pass
-        finally:
-            with self.gpu.counting(-self.nbytes):
-                self._memory = None  # the only reference: CuPy calls cudaFree here and now
+        # Not left to CuPy, which would free with its last reference, and could not say that it failed.
+        pointer, self._memory.ptr = self._memory.ptr, 0
+        with suppress(DeviceLost), self.gpu.current(f"freeing {self.nbytes} bytes"), self.gpu.counting(-self.nbytes):
+            runtime.free(pointer)
 
 
 class StagingRing:
@@ -199,7 +204,9 @@ class CudaDevice:
         properties: dict[str, Any] = runtime.getDeviceProperties(index)
         name: bytes = properties["name"]
         self._gpu = Gpu(index)
+        self._total_bytes: int = properties["totalGlobalMem"]
         self.id = self._gpu.id
+        self.loss = self._gpu.loss
         self.name = name.decode(errors="replace")
         self.uuid = device_uuid(index)
         self.capabilities: dict[str, bool | int | str | None] = {
@@ -215,8 +222,11 @@ class CudaDevice:
 
     def memory(self) -> DeviceMemory:
         """Ask the driver; what other processes hold is not free."""
-        with self._gpu.current("asking for free memory"):
-            return self._gpu.memory()
+        try:
+            with self._gpu.current("asking for free memory"):
+                return self._gpu.memory()
+        except DeviceLost:
+            return DeviceMemory(self._total_bytes, None, None)
 
     def allocate(self, nbytes: int) -> CudaBuffer:
         """Allocate and zero. Raises OutOfDeviceMemory, or DeviceError where it was not for want of memory."""
@@ -226,7 +236,7 @@ class CudaDevice:
             try:
                 buffer = CudaBuffer(self._gpu, nbytes)
             except runtime.CUDARuntimeError as error:
-                if error.status != ERROR_MEMORY_ALLOCATION:
+                if error.status != MEMORY_ALLOCATION:
                     raise
                 free = self.memory().free_bytes
                 raise OutOfDeviceMemory(device=self.id, requested_bytes=nbytes, free_bytes=free) from error
@@ -238,26 +248,31 @@ class CudaDevice:
         return buffer
 
     def copy(self, fd: int, segments: Sequence[Segment], buffer: Buffer, meter: Meter) -> None:
-        """Read the segments into pinned memory and send them on. Raises TransferFailed, Cancelled, ValueError.
+        """Read the segments into pinned memory and send them on.
 
-        Waits for its turn where MAX_RINGS copies to this device are under way; other devices' do not count.
+        Waits for its turn where MAX_RINGS copies to this device are under way; other devices' do not count. Raises
+        TransferFailed, Cancelled, DeviceLost, ValueError.
         """
         if not isinstance(buffer, CudaBuffer) or buffer.gpu is not self._gpu:
             raise ValueError(f"not a buffer of {self.id}")
         check_segments(segments, buffer.nbytes)
         work = FileCopy(self.id, fd, segments, meter)
         with buffer.pointer() as pointer:
+            self.loss.check()
             try:
                 cuda.Device(self._gpu.index).use()
                 with self._rings.one() as ring:
                     ring.transfer(work, segments, pointer)
             except (runtime.CUDARuntimeError, OSError) as error:
-                raise work.failed(str(error)) from error
+                raise self._gpu.lost_by(error, "copying") or work.failed(str(error)) from error
 
     def close(self) -> None:
-        """Give back the staging memory and the streams, once no copy uses them. Idempotent."""
+        """Give back the staging memory and the streams, once no copy uses them. Idempotent.
+
+        A lost device's staging memory stays pinned until the process ends: nobody can unpin it.
+        """
         if self._rings.made:
-            with self._gpu.current("giving the staging memory back"):
+            with suppress(DeviceLost), self._gpu.current("giving the staging memory back"):
                 self._rings.close()
         self._gpu.close()
 
@@ -269,7 +284,7 @@ def cuda_devices() -> list[CudaDevice]:
         return [CudaDevice(index) for index in range(count)]
     except runtime.CUDARuntimeError as error:
         status: int = error.status
-        if status in {ERROR_INSUFFICIENT_DRIVER, ERROR_NO_DEVICE}:
+        if status in {INSUFFICIENT_DRIVER, NO_DEVICE}:
             return []
         raise DeviceUnavailable(f"CUDA cannot be used: {error}", device="cuda", status=status) from error
 
@@ -278,22 +293,3 @@ def acknowledge(work: FileCopy, event: Any, nbytes: int) -> None:
     """Wait until the device has the bytes before `event`, then count them."""
     event.synchronize()
     work.acknowledge(nbytes)
-
-
-def device_uuid(index: int) -> str | None:
-    """Ask the driver itself: CuPy's properties cut a UUID off at its first zero byte. None where it has none.
-
-    The runtime is built upon the driver, and has its device numbers from there: those that CUDA_VISIBLE_DEVICES leaves,
-    in CUDA_DEVICE_ORDER. Of a MIG slice `cuDeviceGetUuid_v2` tells the slice's own UUID, the first version the GPU's.
-    """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    device, whole, own = ctypes.c_int(), (ctypes.c_ubyte * 16)(), (ctypes.c_ubyte * 16)()
-    if driver.cuDeviceGet(ctypes.byref(device), index):
-        return None
-    if driver.cuDeviceGetUuid(whole, device) or driver.cuDeviceGetUuid_v2(own, device):
-        return None
-    kind = "GPU" if bytes(own) == bytes(whole) else "MIG"
-    return f"{kind}-{UUID(bytes=bytes(own))}"

@@ -14,6 +14,7 @@ import psutil
 from app.devices.base import Buffer, DeviceKind, DeviceMemory, Meter, Segment
 from app.devices.file_copy import PIECE_BYTES, FileCopy, check_range, check_segments, pieces
 from app.devices.lifetime import Lifetime
+from app.devices.loss import Loss
 from app.devices.mapping import PAGE, Mapping
 from app.devices.page_cache import counted_bytes, may_ask_mincore, sampled_resident_bytes
 from app.errors import DeviceError, HostError, OutOfDeviceMemory
@@ -104,6 +105,7 @@ class HostDevice:
 
     def __init__(self) -> None:
         self.capabilities: dict[str, bool | int | str | None] = {"page_bytes": PAGE}
+        self.loss = Loss(self.id)  # which nobody would live to find
 
     def memory(self) -> DeviceMemory:
         """Ask the kernel for total and available memory; it does not say what others could not do without."""

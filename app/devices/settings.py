@@ -4,8 +4,8 @@
 
     devices  = "auto" | "none" | entry ("," entry)*
     entry    = "cuda" | "cuda:" INDEX | "sim:" size ["@" size "/s"] (":" option)*
-    option   = "others=" size | fault "=" N         each at most once; others: what somebody else holds of the device
-    fault    = "oom" | "failcopy" | "flip"          N, counted from 1, is the call that it strikes
+    option   = "others=" size | fault "=" N             each at most once; others: what somebody else holds of it
+    fault    = "oom" | "failcopy" | "flip" | "lose"     N, counted from 1, is the call that it strikes
     size     = INTEGER ("B" | "KiB" | "MiB" | "GiB" | "TiB")
 """
 

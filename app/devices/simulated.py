@@ -17,7 +17,8 @@ from app.devices.base import Buffer, DeviceKind, DeviceMemory, Meter, Segment
 from app.devices.file_copy import PIECE_BYTES, FileCopy, check_range, check_segments, pieces
 from app.devices.host import host_allocation
 from app.devices.lifetime import Lifetime
-from app.errors import OutOfDeviceMemory
+from app.devices.loss import Loss
+from app.errors import DeviceLost, OutOfDeviceMemory
 
 SLICES_PER_SECOND: Final = 20  # how often a slow copy looks up, to count and to hear of a cancel
 CREDIT_SECONDS: Final = 0.005  # of idleness that may be made up for: what a sleep oversleeps is not lost
@@ -31,6 +32,7 @@ class Faults:
     oom: int | None = None  # the nth allocation fails
     failcopy: int | None = None  # the nth copy fails half-way
     flip: int | None = None  # the nth copy arrives with one bit flipped
+    lose: int | None = None  # the nth copy loses the device half-way
 
 
 class TokenClock:
@@ -52,9 +54,12 @@ class TokenClock:
 class SimulatedBuffer:
     """A memory file that cannot change its size."""
 
-    def __init__(self, device_id: str, nbytes: int, on_release: Callable[[], None]) -> None:
+    def __init__(
+        self, device_id: str, nbytes: int, require_device: Callable[[], None], on_release: Callable[[], None]
+    ) -> None:
         self.device_id = device_id
         self.nbytes = nbytes
+        self._require_device = require_device
         self._on_release = on_release
         self._fd = os.memfd_create("loadmaster", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -72,10 +77,11 @@ class SimulatedBuffer:
             return self._fd
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Copy out `nbytes` from `offset`. ValueError outside the buffer or after `release`."""
+        """Copy out `nbytes` from `offset`. ValueError outside the buffer or after `release`, DeviceLost."""
         check_range(offset, nbytes, self.nbytes)
         end = offset + nbytes
         with self._lifetime:
+            self._require_device()
             starts = range(offset, end, READ_BYTES)
             return b"".join(os.pread(self._fd, min(READ_BYTES, end - start), start) for start in starts)
 
@@ -101,7 +107,8 @@ class SimulatedBuffer:
 class SimulatedDevice:
     """A device of `capacity_bytes`, whose copies share `bytes_per_second` if given, and which fails to order.
 
-    Somebody else holds `others_bytes` of it; whoever plays that part may change the number at any time.
+    Somebody else holds `others_bytes` of it; whoever plays that part may change the number at any time. Whoever breaks
+    it says how in `broken`: it is lost from its next call on, and nobody hears of it before.
     """
 
     kind: Final = DeviceKind.SIMULATED
@@ -121,6 +128,8 @@ class SimulatedDevice:
         self.id = device_id
         self.capacity_bytes = capacity_bytes
         self.others_bytes = others_bytes
+        self.broken: str | None = None
+        self.loss = Loss(device_id)
         self._faults = faults or Faults()
         self._clock = TokenClock(bytes_per_second) if bytes_per_second else None
         self.capabilities: dict[str, bool | int | str | None] = {
@@ -128,6 +137,7 @@ class SimulatedDevice:
             "oom": self._faults.oom,
             "failcopy": self._faults.failcopy,
             "flip": self._faults.flip,
+            "lose": self._faults.lose,
         }
         self._lock = threading.Lock()  # guards the three counts
         self._live_bytes = 0
@@ -136,12 +146,20 @@ class SimulatedDevice:
 
     def memory(self) -> DeviceMemory:
         """Return the capacity, what of it is in no buffer and not others', and what is others'."""
+        try:
+            self._require_unbroken()
+        except DeviceLost:
+            return DeviceMemory(self.capacity_bytes, None, None)
         return DeviceMemory(self.capacity_bytes, self._free_bytes, self.others_bytes)
 
     def allocate(self, nbytes: int) -> SimulatedBuffer:
-        """Make a buffer of zeros whose pages exist. Raises OutOfDeviceMemory: device full, host full, ordered."""
+        """Make a buffer of zeros whose pages exist. Raises OutOfDeviceMemory: device full, host full, ordered.
+
+        Or DeviceLost.
+        """
         if nbytes <= 0:
             raise ValueError(f"a buffer of {nbytes} bytes cannot be")
+        self._require_unbroken()
         with self._lock:
             self._allocations += 1
             free = self._free_bytes
@@ -150,13 +168,13 @@ class SimulatedDevice:
             self._live_bytes += nbytes
         try:
             with host_allocation(self.id, nbytes):
-                return SimulatedBuffer(self.id, nbytes, partial(self._give_back, nbytes))
+                return SimulatedBuffer(self.id, nbytes, self._require_unbroken, partial(self._give_back, nbytes))
         except BaseException:
             self._give_back(nbytes)
             raise
 
     def copy(self, fd: int, segments: Sequence[Segment], buffer: Buffer, meter: Meter) -> None:
-        """Read the segments straight into the buffer. Raises TransferFailed, Cancelled, ValueError."""
+        """Read the segments straight into the buffer. Raises TransferFailed, Cancelled, DeviceLost, ValueError."""
         with self._lock:
             self._copies += 1
             number = self._copies
@@ -165,8 +183,12 @@ class SimulatedDevice:
         check_segments(segments, buffer.nbytes)
         work = FileCopy(self.id, fd, segments, meter)
         with buffer.opened() as target:
+            half = first_bytes(segments, work.requested_bytes // 2)
+            if number == self._faults.lose:
+                self._transfer(work, half, target, meter)
+                self.broken = f"copy {number} loses it half-way, as ordered"
             if number == self._faults.failcopy:
-                self._transfer(work, first_bytes(segments, work.requested_bytes // 2), target, meter)
+                self._transfer(work, half, target, meter)
                 raise work.failed(f"copy {number} fails half-way, as ordered")
             self._transfer(work, segments, target, meter)
             if number == self._faults.flip and work.requested_bytes:
@@ -179,6 +201,7 @@ class SimulatedDevice:
     def _transfer(self, work: FileCopy, segments: Sequence[Segment], target: int, meter: Meter) -> None:
         """Fill the memory, no faster than the link."""
         for piece in pieces(segments, self._piece_bytes):
+            self._require_unbroken()
             # Reserved before the read, so that reading counts towards the time that the bytes take.
             due = self._clock.reserve(piece.nbytes, time.monotonic()) if self._clock else None
             os.lseek(target, piece.buffer_offset, os.SEEK_SET)
@@ -186,6 +209,11 @@ class SimulatedDevice:
             if due is not None:
                 wait_until(due, meter)
             work.acknowledge(piece.nbytes)
+        self._require_unbroken()
+
+    def _require_unbroken(self) -> None:
+        if self.broken is not None:
+            raise self.loss.found(self.broken)
 
     @property
     def _free_bytes(self) -> int:

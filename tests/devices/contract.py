@@ -2,14 +2,14 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import pytest
 
 from app.devices import Device, DeviceKind, DeviceMemory, Meter, Segment
-from app.errors import Cancelled, OutOfDeviceMemory, TransferFailed
+from app.errors import Cancelled, DeviceLost, OutOfDeviceMemory, TransferFailed
 from tests.devices.instruments import (
     SOURCE_BYTES,
     RecordingMeter,
@@ -310,3 +310,59 @@ class DeviceTests:
         device.close()
 
         assert isinstance(device.memory(), DeviceMemory)
+
+
+class LostDeviceTests:
+    """What every device does that is lost; a subclass brings the fixture `broken`, and what is said of it."""
+
+    happened: ClassVar[str] = "pulled out"
+
+    @pytest.fixture
+    def broken(self) -> tuple[Device, Callable[[], None]]:
+        """A device, and what breaks it."""
+        raise NotImplementedError
+
+    def test_nothing_can_be_had_of_it(self, broken: tuple[Device, Callable[[], None]], source: Source) -> None:
+        """Allocations, copies and reads are refused with what happened; what is free and what is others' is unknown."""
+        device, break_it = broken
+        buffer, meter, total = device.allocate(1000), Meter(), device.memory().total_bytes
+        break_it()
+
+        for call in (
+            lambda: device.allocate(1),
+            lambda: device.copy(source.fd, [Segment(0, 0, 1000)], buffer, meter),
+            lambda: buffer.read(0, 1000),
+        ):
+            with pytest.raises(DeviceLost, match=f"{device.id} is lost: .*{self.happened}") as caught:
+                call()
+            assert (caught.value.code, caught.value.facts["reason"]) == ("device_error", "lost")
+            assert (caught.value.device, caught.value.happened) == (device.id, device.loss.reason)
+        assert meter.bytes_done == 0
+        assert device.memory() == DeviceMemory(total, None, None)
+        buffer.release()
+
+    def test_buffers_of_it_can_be_released(self, broken: tuple[Device, Callable[[], None]]) -> None:
+        """As often as anybody likes, and it can be closed; a read afterwards is refused as of any released buffer."""
+        device, break_it = broken
+        buffer = device.allocate(1000)
+        break_it()
+
+        buffer.release()
+        buffer.release()
+
+        with pytest.raises(ValueError, match="released"):
+            buffer.read(0, 1)
+        device.close()
+        device.close()
+
+    def test_a_look_at_the_memory_finds_it(self, broken: tuple[Device, Callable[[], None]]) -> None:
+        """It takes no copy and no read to know of it, and those who watch are told."""
+        device, break_it = broken
+        told: list[str | None] = []
+        device.loss.watch(lambda: told.append(device.loss.reason))
+        assert (device.loss.reason, told) == (None, [])
+        break_it()
+
+        assert device.memory().free_bytes is None
+        assert told == [device.loss.reason]
+        assert self.happened in (device.loss.reason or "")

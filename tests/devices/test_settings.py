@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 sizes = st.integers(1, (1 << 63) - 1)
 counts = st.none() | st.integers(1, 10**9)
-faults = st.builds(Faults, oom=counts, failcopy=counts, flip=counts)
+faults = st.builds(Faults, oom=counts, failcopy=counts, flip=counts, lose=counts)
 simulated = sizes.flatmap(
     lambda size: st.builds(SimulatedSpec, st.just(size), st.none() | sizes, faults, st.integers(0, size))
 )
@@ -56,8 +56,8 @@ def test_whatever_is_written_is_read_or_refused(text: str) -> None:
         ("sim:2KiB", (SimulatedSpec(2 << 10),)),
         ("sim:2TiB@5B/s", (SimulatedSpec(2 << 40, 5),)),
         (
-            "sim:64MiB@100MiB/s:oom=7:failcopy=3:flip=5",
-            (SimulatedSpec(64 << 20, 100 << 20, Faults(oom=7, failcopy=3, flip=5)),),
+            "sim:64MiB@100MiB/s:oom=7:failcopy=3:flip=5:lose=9",
+            (SimulatedSpec(64 << 20, 100 << 20, Faults(oom=7, failcopy=3, flip=5, lose=9)),),
         ),
         ("sim:1MiB:flip=5:oom=7", (SimulatedSpec(1 << 20, None, Faults(oom=7, flip=5)),)),
         ("sim:1GiB:others=1GiB", (SimulatedSpec(1 << 30, others_bytes=1 << 30),)),
@@ -89,8 +89,8 @@ def test_reads(text: str, expected: tuple[object, ...]) -> None:
         ("sim:1MiB@1MiB", "'sim:1MiB@1MiB'", "12GiB/s"),
         ("sim:1MiB@/s", "'sim:1MiB@/s'", "a size such as 8GiB"),
         ("sim:1MiB@0B/s", "'sim:1MiB@0B/s'", "a size such as 8GiB"),
-        ("sim:1MiB:", "'sim:1MiB:'", "oom=N, failcopy=N, flip=N"),
-        ("sim:1MiB:burn=1", "'sim:1MiB:burn=1'", "oom=N, failcopy=N, flip=N"),
+        ("sim:1MiB:", "'sim:1MiB:'", "oom=N, failcopy=N, flip=N, lose=N"),
+        ("sim:1MiB:burn=1", "'sim:1MiB:burn=1'", "oom=N, failcopy=N, flip=N, lose=N"),
         ("sim:1MiB:oom=1:oom=2", "'sim:1MiB:oom=1:oom=2'", "at most once"),
         ("sim:1MiB:others", "'sim:1MiB:others'", "a size such as 8GiB"),
         ("sim:1MiB:others=0B", "'sim:1MiB:others=0B'", "a size such as 8GiB"),

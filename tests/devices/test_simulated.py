@@ -4,6 +4,7 @@ import mmap
 import os
 import resource
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from app.devices import Device, DeviceKind, DeviceMemory, Meter, Segment
 from app.devices.simulated import CREDIT_SECONDS, Faults, SimulatedDevice, TokenClock, first_bytes
-from app.errors import Cancelled, DeviceError, OutOfDeviceMemory, TransferFailed
-from tests.devices.contract import DeviceTests
+from app.errors import Cancelled, DeviceError, DeviceLost, OutOfDeviceMemory, TransferFailed
+from tests.devices.contract import DeviceTests, LostDeviceTests
 from tests.devices.instruments import RecordingMeter, Source, open_descriptors
 
 MIB = 1 << 20
@@ -48,13 +49,27 @@ class TestSharedDevice(TestSimulatedDevice):
         return SimulatedDevice("sim:0", 128 * MIB, others_bytes=64 * MIB)
 
 
+class TestLostDevice(LostDeviceTests):
+    """The contract of a lost device, on a simulated one."""
+
+    @pytest.fixture
+    def broken(self) -> tuple[Device, Callable[[], None]]:
+        """A device that somebody pulls out."""
+        device = SimulatedDevice("sim:1", MIB)
+
+        def pull_out() -> None:
+            device.broken = "pulled out"
+
+        return device, pull_out
+
+
 def test_always_says_that_it_is_simulated() -> None:
     """Kind and capabilities tell what it is, and what was ordered."""
     device = SimulatedDevice("sim:3", MIB, bytes_per_second=7, faults=Faults(oom=1, flip=2))
 
     assert device.id == "sim:3"
     assert device.kind is DeviceKind.SIMULATED
-    assert device.capabilities == {"bytes_per_second": 7, "oom": 1, "failcopy": None, "flip": 2}
+    assert device.capabilities == {"bytes_per_second": 7, "oom": 1, "failcopy": None, "flip": 2, "lose": None}
 
 
 def test_capacity_is_the_sum_of_live_buffers() -> None:
@@ -187,6 +202,23 @@ def test_the_nth_copy_fails_half_way(source: Source) -> None:
     device.copy(source.fd, segments, buffer, Meter())
     assert buffer.read(0, 3000) == source.data[:1000] + source.data[5000:7000]
     buffer.release()
+
+
+def test_the_nth_copy_loses_the_device(source: Source) -> None:
+    """`lose=2` strikes the second call once half of the bytes have arrived, and with it all that is there already."""
+    device = SimulatedDevice("sim:0", MIB, faults=Faults(lose=2))
+    buffer, meter, before = device.allocate(3000), Meter(), open_descriptors()
+    device.copy(source.fd, [Segment(0, 0, 1000)], buffer, Meter())
+    assert buffer.read(0, 1000) == source.data[:1000]
+
+    with pytest.raises(DeviceLost, match="copy 2 loses it half-way, as ordered"):
+        device.copy(source.fd, [Segment(0, 0, 1000), Segment(5000, 1000, 2000)], buffer, meter)
+
+    assert meter.bytes_done == 1500
+    with pytest.raises(DeviceLost, match="copy 2"):
+        buffer.read(0, 1)
+    buffer.release()
+    assert open_descriptors() == before - 1
 
 
 def test_the_nth_copy_arrives_flipped(source: Source) -> None:

@@ -1,16 +1,17 @@
 """What `app.devices.cuda` does when a call fails in the middle: only a double of CuPy fails to order."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cupy import pretended
 
-from app.devices import Meter, Segment
+from app.devices import Device, Meter, Segment
 from app.devices.cuda import MAX_RINGS, RING_BYTES, CudaDevice, cuda_devices
-from app.errors import Cancelled, DeviceError, TransferFailed
+from app.errors import Cancelled, DeviceError, DeviceLost, TransferFailed
 from app.placement import PlacementRequest
+from tests.devices.contract import LostDeviceTests
 from tests.devices.instruments import SOURCE_BYTES, RecordingMeter, Source
 from tests.gguf_builder import tiny_llama
 from tests.residency.deck import ALL, assert_books_agree, at, ended, service
@@ -120,6 +121,19 @@ def test_a_failing_read_is_an_error_of_the_device(gpu: CudaDevice) -> None:
     buffer.release()
 
 
+def test_a_failing_free_is_an_error_of_the_device(gpu: CudaDevice) -> None:
+    """What cannot be given back is not told to be: it is neither free nor others'."""
+    buffer = gpu.allocate(1000)
+    before = gpu.memory()
+    pretended.faults["free"] = 1
+
+    with pytest.raises(DeviceError, match="cuda:1: freeing 1000 bytes"):
+        buffer.release()
+
+    assert gpu.memory() == before
+    pretended.allocations.clear()
+
+
 def test_others_are_charged_to_the_byte(gpu: CudaDevice) -> None:
     """All that is taken and not ours is others': here the context, and what allocations are rounded up by."""
     assert gpu.memory().others_bytes == pretended.CONTEXT_BYTES
@@ -159,3 +173,40 @@ def test_a_service_on_two_devices(gpu: CudaDevice, tmp_path: Path) -> None:
             assert loadmaster.memory.record().host.staging_bytes >= RING_BYTES
 
     asyncio.run(main())
+
+
+@pytest.fixture
+def breakable() -> Iterator[CudaDevice]:
+    """The second device, which may break; all that it had then goes with the process, as far as anybody can tell."""
+    device = cuda_devices()[1]
+    yield device
+    device.close()
+    pretended.broken.clear()
+    pretended.pinned.clear()
+    pretended.allocations.clear()
+    pretended.queues.clear()
+
+
+class TestLostCudaDevice(LostDeviceTests):
+    """The contract of a lost device, after a sticky error; what happened is said in CUDA's words."""
+
+    happened = "cudaError_t 700"
+
+    @pytest.fixture
+    def broken(self, breakable: CudaDevice) -> tuple[Device, Callable[[], None]]:
+        """A device, and an illegal address."""
+        return breakable, lambda: pretended.broken.update({1: pretended.ILLEGAL_ADDRESS})
+
+
+def test_a_sticky_error_in_a_copy_loses_the_device(breakable: CudaDevice, source: Source) -> None:
+    """It is no copy that failed but a device that is lost, with its number; a free asks nothing of it any more."""
+    buffer = breakable.allocate(SOURCE_BYTES)
+    breakable.copy(source.fd, WHOLE, buffer, Meter())
+    pretended.broken[1] = pretended.ILLEGAL_ADDRESS
+
+    with pytest.raises(DeviceLost, match="cuda:1 is lost: copying: cudaError_t 700") as caught:
+        breakable.copy(source.fd, WHOLE, buffer, Meter())
+
+    assert caught.value.facts["status"] == pretended.ILLEGAL_ADDRESS
+    buffer.release()
+    assert breakable.memory().free_bytes is None

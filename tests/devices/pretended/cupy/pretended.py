@@ -17,6 +17,7 @@ INVALID_VALUE, OUT_OF_MEMORY, INVALID_HANDLE, ILLEGAL_ADDRESS = 1, 2, 400, 700  
 thread: Final = threading.local()  # its `device` is the thread's current one
 lock: Final = threading.RLock()  # guards what follows
 faults: Final[dict[str, int]] = {}  # by call: which of the next ones fails (1 is the next), with INVALID_VALUE
+broken: Final[dict[int, int]] = {}  # by device: the status that every call answers with from now on
 allocations: Final[dict[int, tuple[int, Mapping]]] = {}  # by address: the device, and its memory
 pinned: Final[dict[int, int]] = {}  # by address: the size
 queues: Final[list["Queue"]] = []  # a stream's `ptr` is its place here, from 1
@@ -58,8 +59,10 @@ def current() -> int:
 
 
 def called(name: str) -> None:
-    """Fail if it is time."""
+    """Fail if it is time, or the current device is broken."""
     with lock:
+        if current() in broken:
+            raise CUDARuntimeError(broken[current()])
         if name in faults:
             faults[name] -= 1
             if not faults[name]:

@@ -20,7 +20,8 @@ def getDeviceCount() -> int:
 
 def getDeviceProperties(device: int) -> dict[str, object]:
     """What is asked for, of the many."""
-    return {"name": f"Pretended {device}".encode(), "major": 0, "minor": 0}
+    total: int = pretended.TOTAL_BYTES
+    return {"name": f"Pretended {device}".encode(), "major": 0, "minor": 0, "totalGlobalMem": total}
 
 
 def deviceGetPCIBusId(device: int) -> str:
@@ -35,6 +36,15 @@ def memGetInfo() -> tuple[int, int]:
         here = [memory for device, memory in pretended.allocations.values() if device == pretended.current()]
     taken = sum(-(-memory.nbytes // pretended.GRANULE) * pretended.GRANULE for memory in here)
     return pretended.TOTAL_BYTES - pretended.CONTEXT_BYTES - taken, pretended.TOTAL_BYTES
+
+
+def free(ptr: int) -> None:
+    """Free what nothing in flight needs."""
+    pretended.called("free")
+    with pretended.lock:
+        _, memory = pretended.allocations.pop(ptr)
+    pretended.check_idle(ptr, memory.nbytes)
+    memory.close()
 
 
 def hostRegister(ptr: int, size: int, flags: int) -> None:
