@@ -26,7 +26,7 @@ from app.placement.overrides import Override, Overrides
 from app.placement.plan import Advice, DevicePlan, LayerPlan, Plan, Row
 from app.placement.planner import plan
 from app.placement.request import HostMode, PlacementRequest, SplitMode, Strategy
-from app.placement.shrinking import is_shrinkable, shrunk
+from app.placement.shrinking import counted, is_shrinkable, shrunk, without
 from app.placement.slabs import ALIGNMENT, HOST, Placement, Slab, Slice, slab_of, slab_sums
 from app.placement.strategies import strategy_of
 
@@ -53,6 +53,7 @@ __all__ = [
     "Step",
     "Strategy",
     "claims",
+    "counted",
     "is_shrinkable",
     "model_needs",
     "moves",
@@ -62,4 +63,5 @@ __all__ = [
     "slab_of",
     "slab_sums",
     "strategy_of",
+    "without",
 ]
