@@ -34,6 +34,12 @@ class _Collector(Collector):
                 if value is not None:  # unknown is absent, never 0
                     family.add_metric([device.id, device.uuid or "", device.kind], value)
             yield family
+        lost = GaugeMetricFamily(
+            "loadmaster_device_lost", "1 where the device can do nothing any more.", labels=["device", "uuid", "kind"]
+        )
+        for device in memory.devices:
+            lost.add_metric([device.id, device.uuid or "", device.kind], device.lost is not None)
+        yield lost
         held = GaugeMetricFamily(
             "loadmaster_model_bytes", "Tensor bytes of loaded models, by device.", labels=["model", "device"]
         )

@@ -31,7 +31,7 @@ async def _answer(job: Job, response: Response, *, wait: bool) -> JobOut:
     return JobOut.model_validate(job.record())
 
 
-@router.post("/{id:model}/plan")
+@router.post("/{id:model}/plan", responses=refusals(503))
 async def plan(model: ModelId, loadmaster: LoadmasterDep, body: Annotated[PlanBody | None, Body()] = None) -> PlanOut:
     """What a load with this body would do, and whether it fits. Changes nothing."""
     body = body or PlanBody()

@@ -3,13 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from app.api.errors import error_object
 from app.devices import DeviceKind
@@ -220,12 +214,13 @@ class MetadataValueOut(BaseModel):
 
 
 class DeviceOut(BaseModel):
-    """A place for bytes, and what it can do."""
+    """A place for bytes, and what it can do; `lost` says why it can do nothing any more."""
 
     id: str
     kind: DeviceKind
     name: str
     uuid: str | None
+    lost: str | None
     total_bytes: int | None
     free_bytes: int | None
     others_bytes: int | None

@@ -23,6 +23,8 @@ class ProblemKind(StrEnum):
     """A tensor holds a number that nobody can compute with: a scale, or a weight, that is NaN or infinite."""
     WRONG_COPY = "wrong_copy"
     """A device's copy of a tensor differs from the file."""
+    LOST_COPY = "lost_copy"
+    """A device's copy of a tensor is gone with the device."""
     FILE_CHANGED = "file_changed"
     """The file is not what it was when the model was described, or ends too early."""
 

@@ -83,7 +83,7 @@ class Admission:
 
     async def plan(self, entry: Entry, request: PlacementRequest, *, table: bool) -> Plan:
         """The plan that `decide` would take now, worked out on a thread: a table takes its time."""
-        model, room = entry.require_model(), self._room(entry.id, request.host)
+        model, room = entry.require_model(), self._room(entry.id, request)
         return await asyncio.to_thread(propose, model, request, self._placement(entry), room, table=table)
 
     def decide(
@@ -91,9 +91,9 @@ class Admission:
     ) -> Decision:
         """Where the model goes from where it is, how, and which idle models make room for it.
 
-        Raises DoesNotFit, which names those that do not make room.
+        Raises DoesNotFit, which names those that do not make room, or DeviceLost.
         """
-        model, here, room = entry.require_model(), self._placement(entry), self._room(entry.id, request.host)
+        model, here, room = entry.require_model(), self._placement(entry), self._room(entry.id, request)
 
         def proposed(freed: Mapping[str, int]) -> Plan:
             more = {device: nbytes + freed.get(device, 0) for device, nbytes in room.items()}
@@ -113,13 +113,25 @@ class Admission:
 
     def decide_again(self, entry: Entry, wish: Wish) -> Decision:
         """Where a model that an earlier process had goes: to where it was, or, where that cannot be, to a new place."""
-        room = self._room(entry.id, wish.request.host)
+        room = self._room(entry.id, wish.request)
         placement = restored(entry.require_model(), wish, room)
         return reconcile(None, placement, room) if placement else self.decide(entry, wish.request)
 
     def _placement(self, entry: Entry) -> Placement | None:
         resident = self._residents.get(entry.id)
         return resident.current.placement if resident else None
+
+    def _there(self, request: PlacementRequest) -> list[str]:
+        """The devices that are not lost; DeviceLost where the request names one that is, or cannot do without any."""
+        there = [id_ for id_ in self._devices if not self._ledger.is_lost(id_)]
+        wanted = dict.fromkeys(request.devices or (), "devices")
+        wanted |= {one.device: f"overrides[{index}].device" for index, one in enumerate(request.overrides)}
+        if not there and request.n_gpu_layers not in (0, "auto"):
+            wanted |= dict.fromkeys(self._devices, "n_gpu_layers")
+        for id_, param in wanted.items():
+            if id_ in self._devices and id_ not in there:
+                raise self._devices[id_].loss.error(param=param)
+        return there
 
     def _refusal(self, entry: Entry, plan: Plan) -> DoesNotFit:
         short = plan.shortest
@@ -131,17 +143,17 @@ class Admission:
             **self._neighbours.on(short.id, entry.id),
         )
 
-    def _room(self, model: str, host: HostMode) -> dict[str, int]:
+    def _room(self, model: str, request: PlacementRequest) -> dict[str, int]:
         """What the model may hold of each device and of the host, its own present bytes included.
 
         Of the host that is what is available, which what devices pin is not. Only copies of our own have a limit, too,
-        and they have it to themselves.
+        and they have it to themselves. Raises DeviceLost.
         """
-        room = {device: self._ledger.room(device, model) for device in self._devices}
+        room = {device: self._ledger.room(device, model) for device in self._there(request)}
         resident = self._residents.get(model)
         own = self._ledger.held(HOST, model) + (resident.files.locked_bytes if resident else 0)
         free = self._memory.record().host.available_bytes - self._ledger.claimed_by_others(HOST, model)
         room[HOST] = max(0, free) + own
-        if host is HostMode.BUFFERED:
+        if request.host is HostMode.BUFFERED:
             room[HOST] = min(room[HOST], self._ledger.room(HOST, model))
         return room

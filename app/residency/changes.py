@@ -14,7 +14,18 @@ from typing import Final
 
 from app.errors import DoesNotFit, FileChanged, OutOfDeviceMemory
 from app.model import Model, describe
-from app.placement import HOST, HostMode, MoveMode, Placement, PlacementRequest, Slab, Step, Strategy, claims, slab_sums
+from app.placement import (
+    HostMode,
+    MoveMode,
+    Placement,
+    PlacementRequest,
+    Slab,
+    Step,
+    claims,
+    counted,
+    slab_sums,
+    without,
+)
 from app.residency.files import OpenFiles, read_header
 from app.residency.jobs import Job
 from app.residency.ledger import Ledger
@@ -95,6 +106,22 @@ class Changes:
         await self._reap(resident, drained)
         job.result = JobResult(MoveMode.ATOMIC, 1, 0, sum(live.slab.nbytes for live in slabs))
 
+    def fall_back(self, resident: Resident, device: str) -> frozenset[Slab]:
+        """Leave a lost device, in one switch: what was there is the file's pages, neither locked nor copied.
+
+        Returns the slabs that are no more; their readers have them until they let go.
+        """
+        model, current = resident.entry.id, resident.current
+        placement = without(current.placement, device)
+        gone = frozenset(current.placement.slabs) - set(placement.slabs)
+        if gone:
+            stay = tuple(live for live in current.slabs if live.slab not in gone)
+            self._ledger.retire(model, gone)
+            generation = Generation(self._next_generation(model), placement, stay, current.files)
+            self._reap(resident, resident.switch(generation))
+            self._told(model)
+        return gone
+
     async def settle(self) -> None:
         """Return when all that was unloaded is freed; its readers have DRAIN_SECONDS to let go of it."""
         loop = asyncio.get_running_loop()
@@ -111,6 +138,7 @@ class Changes:
             staged = await self._stage(change, step)
             try:
                 await self._check(change, last=not rest)
+                job.require_possible()
             except BaseException:
                 await self._transfer.discard(job.model, staged)
                 raise
@@ -156,13 +184,13 @@ class Changes:
         model = change.entry.id
         resident = self._residents.get(model)
         before = resident.current.slabs if resident else ()
-        released = set(step.release)
+        released = {live.slab for live in before}.intersection(step.release)  # a lost device's are gone already
         live = tuple(slab for slab in before if slab.slab not in released) + staged
         placement = _reached(change.decision.placement, tuple(slab.slab for slab in live))
         generation = Generation(self._next_generation(model), placement, live, change.files)
         change.job.generation = generation.number
         self._ledger.publish(model, step.stage)
-        self._ledger.retire(model, step.release)
+        self._ledger.retire(model, released)
         if resident is None:
             resident = Resident(change.entry, change.request.host, generation, self._on_drained())
             self._residents[model] = resident
@@ -253,6 +281,4 @@ def _reached(target: Placement, slabs: tuple[Slab, ...]) -> Placement:
     """The target, or as much of it as these slabs are."""
     if set(slabs) == set(target.slabs):
         return target
-    uncounted = {"input"} if target.strategy == Strategy.LLAMA_CPP else {"input", "output"}
-    counted = {slab.layer for slab in slabs if slab.device != HOST} - uncounted
-    return Placement(target.strategy, len(counted), slabs)
+    return Placement(target.strategy, counted(target.strategy, slabs), slabs)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
-from app.errors import Cancelled, LoadmasterError, Unavailable
+from app.errors import Cancelled, DeviceLost, LoadmasterError, Unavailable
 from app.placement import MoveMode
 from app.residency.jobs import Job, Jobs
 from app.residency.ledger import Ledger
@@ -156,7 +156,8 @@ class Commitments:
     async def _put_back(self, job: Job, wish: Wish | None, error: LoadmasterError) -> None:
         """Put back the wish that the job set out to change, unless a later one took its place."""
         resident = self._residents.get(job.model)
-        if resident is not None and job.generation is not None and wish is not None:
+        lost = isinstance(error, DeviceLost)  # then its last completed step may be gone as well
+        if resident is not None and job.generation is not None and wish is not None and not lost:
             # It stays at its last completed step, and so does what is wished for.
             placement = resident.current.placement
             request = replace(wish.request, n_gpu_layers=placement.n_gpu_layers, host=resident.host)

@@ -9,6 +9,7 @@ from typing import Final
 
 from app.devices import Meter
 from app.errors import Cancelled, LoadmasterError, NotFound
+from app.placement import Placement
 from app.residency.records import Cause, JobKind, JobRecord, JobResult, JobState, VerifyResult
 from app.residency.wishes import Wish
 
@@ -63,6 +64,8 @@ class Job:
         self.created_at = time.time()
         self.started_at: float | None = None
         self.finished_at: float | None = None
+        self.target: Placement | None = None
+        """What the job is to bring about, where it places a model."""
         self.former: Wish | None = None
         """What was wished for before, and is again if the job comes to nothing."""
         self.superseded_by: Job | None = None
@@ -74,6 +77,7 @@ class Job:
         self._ended = asyncio.Event()
         self._changed = changed
         self._cancelled = False
+        self._impossible: LoadmasterError | None = None
         self._meters: list[Meter] = []
         self._bytes_before = 0
         self._samples: deque[tuple[float, int]] = deque()
@@ -146,8 +150,19 @@ class Job:
         for meter in self._meters:
             meter.cancel()
 
+    def fail(self, error: LoadmasterError) -> None:
+        """What the job is to bring about cannot be any more: call it off, and let it end by this error."""
+        self._impossible = error
+        self.cancel()
+
+    def require_possible(self) -> None:
+        """Raise the error by which the job was made to fail. A cancel is not heard."""
+        if self._impossible is not None:
+            raise self._impossible
+
     def check(self) -> None:
-        """Raise Cancelled if the job was called off."""
+        """Raise Cancelled if the job was called off, or the error by which it was made to fail."""
+        self.require_possible()
         if self._cancelled:
             raise Cancelled(f"{self.kind} job {self.id} of {self.model} was cancelled", job=self.id)
 

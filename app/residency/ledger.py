@@ -64,6 +64,7 @@ class Ledger:
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._limits = dict(limits)
         self._left_by_others = dict(limits)
+        self._lost: set[str] = set()
         self._accounts: dict[str, dict[str, _Account]] = {device: {} for device in limits}
         self._claimants: dict[str, None] = {}
         """The models that have claims, in the order in which they came."""
@@ -72,6 +73,16 @@ class Ledger:
         """Others, who are no models of ours, leave so much of the device; its limit holds all the same."""
         self._left_by_others[device] = left_bytes
         self._set_aside(device)
+
+    def lose(self, device: str) -> None:
+        """The device is lost: it has no room and nobody a claim on it. What is on it counts until it is freed."""
+        self._lost.add(device)
+        for account in self._accounts[device].values():
+            account.claimed = account.promised = 0
+
+    def is_lost(self, device: str) -> bool:
+        """Whether nothing can be had of the device any more."""
+        return device in self._lost
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -119,7 +130,7 @@ class Ledger:
         self._claimants.setdefault(model)
         for device in self._limits:
             account = self._account(device, model)
-            account.claimed = claims.get(device, 0)
+            account.claimed = 0 if self.is_lost(device) else claims.get(device, 0)
             account.promised = min(account.promised, account.claimed)
             self._set_aside(device)
 
@@ -200,7 +211,7 @@ class Ledger:
         return self._free(device) + self._account(device, model).promised
 
     def _ours(self, device: str) -> int:
-        return min(self._limits[device], self._left_by_others[device])
+        return 0 if self.is_lost(device) else min(self._limits[device], self._left_by_others[device])
 
     def _free(self, device: str) -> int:
         return self._ours(device) - sum(account.total for account in self._accounts[device].values())

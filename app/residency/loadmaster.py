@@ -25,6 +25,7 @@ from app.residency.idleness import Idleness
 from app.residency.jobs import Job, Jobs
 from app.residency.ledger import Ledger
 from app.residency.library import Library
+from app.residency.losses import Losses
 from app.residency.memory import Memory
 from app.residency.neighbours import Neighbours
 from app.residency.orders import Orders
@@ -69,6 +70,7 @@ class Loadmaster:
         neighbours = Neighbours(residents, jobs, ledger, wishes)
         self._admission = Admission(self.devices, self.library, ledger, self.memory, residents, neighbours)
         self._changes = Changes(residents, ledger, Transfer(self.devices, ledger, self._threads), told)
+        self._losses = Losses(self.devices, residents, jobs, ledger, self._changes, self._memory_changed.set)
         self._commitments = Commitments(wishes, jobs, ledger, residents, self.library.failures, told)
         self._orders = Orders(residents, wishes, ledger, jobs, self._commitments, self._changes, self._job_changed)
         self._idleness = Idleness(residents, wishes, neighbours, self._orders)
@@ -78,6 +80,7 @@ class Loadmaster:
 
     async def start(self) -> None:
         """Look at the models directories, then load in the background what is wished for."""
+        self._losses.watch()
         await self.library.rescan()
         await self.memory.ask()
         self._commitments.spawn(self._tell_memory())
@@ -131,8 +134,8 @@ class Loadmaster:
         """Start to bring a model to where the request says; returns the job once the wish is durable.
 
         Where it is so already, the job has ended. Where it does not fit otherwise, idle models make room as `evict`
-        allows. Raises ModelNotFound, InvalidModel, ModelBusy, InvalidValue, UnknownDevice or DoesNotFit, with nothing
-        begun.
+        allows. Raises ModelNotFound, InvalidModel, ModelBusy, InvalidValue, UnknownDevice, DeviceLost or DoesNotFit,
+        with nothing begun.
         """
         entry = self._admission.loadable(model, allow_unknown=allow_unknown)
         request = self._admission.resolved(request)

@@ -84,6 +84,7 @@ class Memory:
             kind=device.kind,
             name=device.name,
             uuid=device.uuid,
+            lost=device.loss.reason,
             total_bytes=reported.total_bytes,
             free_bytes=reported.free_bytes,
             others_bytes=reported.others_bytes,

@@ -80,6 +80,7 @@ class Orders:
     ) -> Undertaking:
         moves = decision.moves
         job.work_bytes = moves.copied_bytes
+        job.target = decision.placement
         self._ledger.claim(entry.id, moves.claims())
         if not moves.copied_bytes:  # then nothing but its own end can keep it from giving back what it releases
             self._ledger.leave(entry.id, moves.released)

@@ -172,12 +172,14 @@ class DeviceMemoryRecord:
     """One accelerator: what the driver reports (total, free, others'), and what we hold and may hold (the ledger).
 
     `others_bytes` is taken by other processes, or by the driver itself: `total = free + others +` our allocations.
+    `lost` says why nothing can be had of the device any more; None while it is there.
     """
 
     id: str
     kind: DeviceKind
     name: str
     uuid: str | None
+    lost: str | None
     total_bytes: int | None
     free_bytes: int | None
     others_bytes: int | None

@@ -105,6 +105,7 @@ class Transfer:
         await asyncio.wait(readers)
         job.forget(meters)
         failures = [failure for reader in readers if (failure := reader.exception())]
+        job.require_possible()
         if failures:  # those that were stopped on account of another are not the cause
             raise next((failure for failure in failures if not isinstance(failure, Cancelled)), failures[0])
 

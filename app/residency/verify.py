@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 
 from app.devices import Meter
-from app.errors import Cancelled, DeviceError, FileChanged, NotLoaded
+from app.errors import Cancelled, DeviceError, DeviceLost, FileChanged, NotLoaded
 from app.gguf import GGMLType
 from app.gguf.blocks import block_bytes, first_invalid_block, is_checkable
 from app.model import LayerKey, Model, Problem, ProblemKind, Tensor
@@ -107,7 +107,8 @@ class Examination:
         try:
             held = copy.live.buffer.read(part.slab_offset + first - part.start, last - first)
         except DeviceError as error:
-            return _problem(ProblemKind.WRONG_COPY, tensor, f"{tensor.name}: {error}", "the file's bytes", None)
+            kind = ProblemKind.LOST_COPY if isinstance(error, DeviceLost) else ProblemKind.WRONG_COPY
+            return _problem(kind, tensor, f"{tensor.name}: {error}", "the file's bytes", None)
         here = self._first + first - start
         if self._memory.startswith(held, here):  # a memcmp, of nothing copied
             return None

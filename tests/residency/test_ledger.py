@@ -211,3 +211,26 @@ def test_what_is_freed_goes_to_whoever_lacks_it() -> None:
     assert ledger.shortage("waits", [slab("sim:0", 80)]) is not None
     ledger.free("held", [there])
     assert ledger.shortage("waits", [slab("sim:0", 80)]) is None
+
+
+def test_a_lost_device_has_no_room() -> None:
+    """Whoever had claimed some of it has not; what is on it counts until it is freed, whatever others leave."""
+    ledger, held = Ledger(LIMITS), [slab("sim:0", 30)]
+    ledger.claim("a", {"sim:0": 40, "sim:1": 10})
+    ledger.stage("a", held)
+    ledger.publish("a", held)
+
+    ledger.lose("sim:0")
+    ledger.bound("sim:0", 90)
+    ledger.claim("b", {"sim:0": 5, "sim:1": 5})
+
+    row = ledger.row("sim:0")
+    assert (row.used_bytes, row.reserved_bytes, row.limit_bytes) == (30, 0, 100)
+    assert [ledger.room("sim:0", model) for model in ("a", "b", "c")] == [0, 0, 0]
+    assert [ledger.row("sim:1").reserved_bytes, ledger.room("sim:1", "c")] == [15, 45]
+    with pytest.raises(OutOfDeviceMemory):
+        ledger.stage("b", [slab("sim:0", 1)])
+    ledger.retire("a", held)
+    ledger.free("a", held)
+    assert (ledger.row("sim:0").used_bytes, ledger.row("sim:0").retired_bytes) == (0, 0)
+    assert ledger.room("sim:0", "a") == 0

@@ -210,3 +210,20 @@ def test_a_sticky_error_in_a_copy_loses_the_device(breakable: CudaDevice, source
     assert caught.value.facts["status"] == pretended.ILLEGAL_ADDRESS
     buffer.release()
     assert breakable.memory().free_bytes is None
+
+
+def test_a_service_outlives_a_device(breakable: CudaDevice, tmp_path: Path) -> None:
+    """What was on it falls back to the host, the other device serves on, and the service stops in good order."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.gguf").write_bytes(tiny_llama())
+
+    async def main() -> None:
+        async with service(tmp_path, cuda_devices()[0], breakable) as loadmaster:
+            await (await loadmaster.load("tiny", ALL)).wait()
+            pretended.broken[1] = pretended.ILLEGAL_ADDRESS
+            assert isinstance(await ended(await loadmaster.verify("tiny", deep=True)), type(None))
+            assert "cudaError_t 700" in (loadmaster.memory.record().devices[1].lost or "")
+            assert {slab.device for slab in loadmaster._residents["tiny"].current.placement.slabs} == {"cuda:0"}
+            await assert_books_agree(loadmaster, "tiny")
+
+    asyncio.run(main())
