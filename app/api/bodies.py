@@ -202,6 +202,12 @@ class PlacementBody(BaseModel):
         given = self.model_fields_set & {field.name for field in fields(Retention)}
         return replace(former, **{name: getattr(self, name) for name in given})
 
+    @property
+    def names_a_place(self) -> bool:
+        """Whether any field is given that says where layers are to be."""
+        placing = {field.name for field in fields(PlacementRequest)} | {"split", "rebalance"}
+        return bool(self.model_fields_set & placing)
+
     def eviction(self) -> Evict:
         """What may be done to idle models."""
         return Evict.LAYERS if self.evict == "layers" else Evict.MODELS if self.evict else Evict.NONE

@@ -71,7 +71,7 @@ async def offload(
     body = body or PlacementBody()
     job = await loadmaster.offload(
         model,
-        body.changed,
+        body.changed if body.names_a_place else None,
         body.retained,
         generation=generation_of(if_match),
         rebalance=body.rebalance,

@@ -217,7 +217,7 @@ class SimulatedDevice:
 
     @property
     def _free_bytes(self) -> int:
-        return self.capacity_bytes - self.others_bytes - self._live_bytes
+        return max(0, self.capacity_bytes - self.others_bytes - self._live_bytes)
 
     @property
     def _piece_bytes(self) -> int:

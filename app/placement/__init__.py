@@ -27,8 +27,7 @@ from app.placement.plan import Advice, DevicePlan, LayerPlan, Plan, Row
 from app.placement.planner import plan
 from app.placement.request import HostMode, PlacementRequest, SplitMode, Strategy
 from app.placement.shrinking import counted, is_shrinkable, shrunk, without
-from app.placement.slabs import ALIGNMENT, HOST, Placement, Slab, Slice, slab_of, slab_sums
-from app.placement.strategies import strategy_of
+from app.placement.slabs import ALIGNMENT, HOST, Part, Placement, Slab, Slice, slab_of, slab_sums, slab_with
 
 __all__ = [
     "ALIGNMENT",
@@ -43,6 +42,7 @@ __all__ = [
     "Moves",
     "Override",
     "Overrides",
+    "Part",
     "Placement",
     "PlacementRequest",
     "Plan",
@@ -62,6 +62,6 @@ __all__ = [
     "shrunk",
     "slab_of",
     "slab_sums",
-    "strategy_of",
+    "slab_with",
     "without",
 ]

@@ -289,9 +289,9 @@ class Scale:
             found += [slab_with("output", id_, held) for id_, held in whole.items() if id_ != HOST or buffered]
         return tuple(found)
 
-    def placement(self, strategy: str, n: int, assignment: Assignment) -> Placement:
+    def placement(self, strategy: str, n: int, n_cpu_moe: int, assignment: Assignment) -> Placement:
         """The candidate as a placement."""
-        return Placement(strategy, n, self.slabs(assignment))
+        return Placement(strategy, n, self.slabs(assignment), n_cpu_moe)
 
     def _host_fits(self, needed_bytes: int) -> bool:
         """Mapped pages need no room, they come and go; locked and copied bytes do."""

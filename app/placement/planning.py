@@ -142,7 +142,7 @@ class Planning:
             largest_n_gpu_layers=largest,
             devices=rows,
             layers=self.scale.layers(assignment),
-            placement=self.scale.placement(self.request.strategy, n, assignment),
+            placement=self.scale.placement(self.request.strategy, n, self.request.n_cpu_moe, assignment),
             advice=advice,
             llama_server_args=arguments,
         )

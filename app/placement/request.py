@@ -57,9 +57,3 @@ class PlacementRequest:
     """The experts of so many blocks, from the first, stay on the host."""
     context: ContextRequest | None = None
     """What an engine will need beside the weights; None where nothing is to be planned for it."""
-
-    @property
-    def whole_layers(self) -> bool:
-        """Whether each layer is on one device, as our own strategies place it."""
-        apart = self.overrides or self.n_cpu_moe or self.split_mode is SplitMode.ROW
-        return not apart and self.strategy is not Strategy.LLAMA_CPP

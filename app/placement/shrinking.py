@@ -1,6 +1,7 @@
 """How a placement gives memory back without moving anything: fewer of its layers on devices, the others as they are."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from app.placement.request import Strategy
 from app.placement.slabs import HOST, Placement, Slab
@@ -23,7 +24,8 @@ def shrunk(placement: Placement, n_gpu_layers: int) -> Placement:
     else:
         kept = [blocks[index] for index in offloaded_blocks(Strategy(placement.strategy), n_gpu_layers, len(blocks))]
     stay = {*kept, "input", "output"} if n_gpu_layers else set()
-    return Placement(placement.strategy, n_gpu_layers, tuple(slab for slab in placement.slabs if slab.layer in stay))
+    slabs = tuple(slab for slab in placement.slabs if slab.layer in stay)
+    return replace(placement, n_gpu_layers=n_gpu_layers, slabs=slabs)
 
 
 def without(placement: Placement, device: str) -> Placement:
@@ -38,7 +40,7 @@ def without(placement: Placement, device: str) -> Placement:
         for slab in placement.slabs
         if slab.device != device and cut.isdisjoint(part.tensor.name for part in slab.own_slices)
     )
-    return Placement(placement.strategy, counted(placement.strategy, stay), stay) if lost else placement
+    return replace(placement, n_gpu_layers=counted(placement.strategy, stay), slabs=stay) if lost else placement
 
 
 def counted(strategy: str, slabs: Iterable[Slab]) -> int:

@@ -90,6 +90,8 @@ class Placement:
     strategy: str
     n_gpu_layers: int
     slabs: tuple[Slab, ...]
+    n_cpu_moe: int = 0
+    """The experts of so many blocks were kept on the host, as was asked for or as `auto` chose."""
 
     def tensor_devices(self, tensor: Tensor) -> dict[str, int]:
         """Bytes of the tensor by device id, the host included; they add up to the tensor's size."""

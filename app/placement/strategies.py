@@ -1,6 +1,5 @@
 """Which blocks go to the GPU."""
 
-from collections.abc import Collection
 from typing import Final
 
 from app.placement.request import Strategy
@@ -20,9 +19,3 @@ def offloaded_blocks(strategy: Strategy, n: int, n_layer: int) -> tuple[int, ...
             head, tail = -(-n // 2), n // 2
             return (*range(head), *range(n_layer - tail, n_layer))
     return tuple(chosen)
-
-
-def strategy_of(blocks: Collection[int], n_layer: int) -> Strategy:
-    """The one that `best` was, when it chose these blocks; the first of them where a change ended half-way."""
-    n = len(blocks)
-    return next((s for s in BEST_OF if set(offloaded_blocks(s, n, n_layer)) == set(blocks)), BEST_OF[0])

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from app.errors import DoesNotFit, FileChanged, OutOfDeviceMemory
@@ -174,7 +174,7 @@ class Changes:
         job.check()
         if last:
             ranges = host_ranges(change.entry.require_model(), change.decision.placement)
-            await asyncio.to_thread(files.lock, ranges if change.request.host is HostMode.MLOCK else ())
+            await self._transfer.lock(files, ranges if change.request.host is HostMode.MLOCK else ())
             self._transfer.prefetch(files, ranges)
 
     def _switch(
@@ -281,4 +281,4 @@ def _reached(target: Placement, slabs: tuple[Slab, ...]) -> Placement:
     """The target, or as much of it as these slabs are."""
     if set(slabs) == set(target.slabs):
         return target
-    return Placement(target.strategy, counted(target.strategy, slabs), slabs)
+    return replace(target, n_gpu_layers=counted(target.strategy, slabs), slabs=slabs)

@@ -160,8 +160,8 @@ class Commitments:
         if resident is not None and job.generation is not None and wish is not None and not lost:
             # It stays at its last completed step, and so does what is wished for.
             placement = resident.current.placement
-            request = replace(wish.request, n_gpu_layers=placement.n_gpu_layers, host=resident.host)
-            job.former = replace(wish, request=request).placed(placement)
+            kept = replace(wish, request=replace(wish.request, host=resident.host))
+            job.former = kept.settled(placement)
         if not (job.superseded_by or job.keeps_wish):
             try:
                 await self._wishes.put({job.model: job.former})

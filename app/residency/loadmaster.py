@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -146,7 +147,7 @@ class Loadmaster:
     async def offload(
         self,
         model: str,
-        changed: Callable[[PlacementRequest], PlacementRequest],
+        changed: Callable[[PlacementRequest], PlacementRequest] | None,
         retained: Callable[[Retention], Retention] = lambda retention: retention,
         *,
         generation: int | None = None,
@@ -155,11 +156,13 @@ class Loadmaster:
     ) -> Job:
         """Change the placement of a loaded model, and how long it stays.
 
-        `changed` and `retained` make what is wanted of what it is loaded by. Raises NotLoaded, StaleGeneration where
-        `generation` is not the current one, or what `load` raises.
+        `changed` and `retained` make what is wanted of what it is loaded by; without `changed` no layer moves, whatever
+        would be chosen today. Raises NotLoaded, StaleGeneration where `generation` is not the current one, or what
+        `load` raises.
         """
         entry = self._admission.loadable(model, allow_unknown=True)
-        await self._admission.rehearse(entry, changed(PlacementRequest()))
+        if changed is not None:
+            await self._admission.rehearse(entry, changed(PlacementRequest()))
         await self.memory.ask()
         resident = self._residents.get(model)
         active = self.jobs.active(model)
@@ -168,8 +171,10 @@ class Loadmaster:
         if generation is not None and generation != resident.current.number:
             raise StaleGeneration(model, expected=generation, generation=resident.current.number)
         former = self._wishes.current.get(model) or Wish(PlacementRequest())
-        request = self._admission.resolved(changed(former.request))
-        wish = Wish(request, retention=retained(former.retention))
+        retention = retained(former.retention)
+        if changed is None:
+            return await self._stay(entry, replace(former, retention=retention))
+        wish = Wish(self._admission.resolved(changed(former.request)), retention=retention)
         return await self._place(entry, wish, rebalance=rebalance, evict=evict)
 
     async def unload(self, model: str) -> Job:
@@ -227,6 +232,12 @@ class Loadmaster:
         return self.broadcast.snapshot(Snapshot(self.library.records(), jobs, self.memory.record()))
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _stay(self, entry: Entry, wish: Wish) -> Job:
+        active = self.jobs.active(entry.id)
+        if active is not None:
+            raise ModelBusy(entry.id, job=active.id, kind=active.kind)
+        return await self._orders.stay(entry, wish)
 
     async def _place(self, entry: Entry, wish: Wish, *, rebalance: bool, evict: Evict) -> Job:
         asked = (wish, rebalance, evict)

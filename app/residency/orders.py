@@ -5,7 +5,6 @@ model's active one.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from app.placement import slab_sums
 from app.residency.changes import Changes
@@ -55,12 +54,15 @@ class Orders:
         resident = self._residents.get(entry.id)
         job = self.job(JobKind.OFFLOAD if resident else JobKind.LOAD, entry.id, asked, cause)
         if resident is not None and is_so(decision, resident.current.placement, resident.host, wish.request):
-            job.generation = resident.current.number
-            resident.touch()
-            return await self._commitments.already(job, wish.placed(decision.placement))
+            return await self._end(job, resident, wish.placed(decision.placement))
         making_room = [self._eviction(eviction) for eviction in decision.evictions]
         placing = self._placing(job, entry, wish, decision, tuple(one.job for one in making_room))
         return await self._commitments.begin(placing, *making_room)
+
+    async def stay(self, entry: Entry, wish: Wish) -> Job:
+        """Keep a loaded model where it is, by another wish; the job has ended."""
+        resident = self._residents[entry.id]
+        return await self._end(self.job(JobKind.OFFLOAD, entry.id), resident, wish)
 
     async def unload(self, model: str, cause: Cause = Cause.REQUEST) -> Job:
         """Have a model unloaded; a load or offload that is under way is called off first."""
@@ -75,6 +77,11 @@ class Orders:
             active.cancel()
         return await self._commitments.begin(self._withdrawal(job, (active,) if active else ()))
 
+    async def _end(self, job: Job, resident: Resident, wish: Wish) -> Job:
+        job.generation = resident.current.number
+        resident.touch()
+        return await self._commitments.already(job, wish)
+
     def _placing(
         self, job: Job, entry: Entry, wish: Wish, decision: Decision, after: tuple[Job, ...] = ()
     ) -> Undertaking:
@@ -82,7 +89,7 @@ class Orders:
         job.work_bytes = moves.copied_bytes
         job.target = decision.placement
         self._ledger.claim(entry.id, moves.claims())
-        if not moves.copied_bytes:  # then nothing but its own end can keep it from giving back what it releases
+        if not moves.copied_bytes and not self._is_held(entry.id):  # then nothing keeps it from giving back at once
             self._ledger.leave(entry.id, moves.released)
 
         async def work() -> None:
@@ -93,9 +100,13 @@ class Orders:
 
         return Undertaking(job, wish.placed(decision.placement), work, after)
 
+    def _is_held(self, model: str) -> bool:
+        resident = self._residents.get(model)
+        return resident is not None and resident.held
+
     def _withdrawal(self, job: Job, after: tuple[Job, ...] = ()) -> Undertaking:
         resident = self._residents.get(job.model)
-        if resident is not None and not after:
+        if resident is not None and not after and not resident.held:
             self._ledger.leave(job.model, slab_sums(live.slab for live in resident.current.slabs))
 
         async def work() -> None:
@@ -110,6 +121,5 @@ class Orders:
         wish = self._wishes.current.get(model)
         if decision is None or wish is None:
             return self._withdrawal(self.job(JobKind.UNLOAD, model, cause=Cause.EVICTION))
-        request = replace(wish.request, n_gpu_layers=decision.placement.n_gpu_layers)
         job = self.job(JobKind.OFFLOAD, model, cause=Cause.EVICTION)
-        return self._placing(job, self._residents[model].entry, replace(wish, request=request), decision)
+        return self._placing(job, self._residents[model].entry, wish.settled(decision.placement), decision)

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from app.model import Model, Role
+from app.model import Model
 from app.placement import (
     HOST,
     Budget,
@@ -13,14 +13,11 @@ from app.placement import (
     Placement,
     PlacementRequest,
     Plan,
-    Strategy,
     model_needs,
     moves,
     output_matrix,
     plan,
-    slab_of,
     slab_sums,
-    strategy_of,
 )
 from app.residency.records import EvictionRecord
 from app.residency.wishes import Wish
@@ -94,26 +91,11 @@ def _expert_share(model: Model) -> float:
 
 
 def restored(model: Model, wish: Wish, room: Mapping[str, int]) -> Placement | None:
-    """The very placement that a wish remembers, or None where this model or these devices cannot have it any more.
-
-    None also where tensors are placed one by one: then the same request is planned again.
-    """
-    layers = {layer.key: layer for layer in model.layers}
-    remembered = wish.devices
-    if remembered is None or not wish.request.whole_layers or len(dict(remembered)) < len(remembered):
+    """The very placement that a wish remembers, or None where this model or these devices cannot have it any more."""
+    placement = wish.placement.in_model(model) if wish.placement else None
+    if placement is None or any(nbytes > room.get(device, 0) for device, nbytes in slab_sums(placement.slabs).items()):
         return None
-    if any(key not in layers or device not in room for key, device in remembered):
-        return None
-    slabs = tuple(slab_of(layers[key], device) for key, device in remembered)
-    if any(nbytes > room[device] for device, nbytes in slab_sums(slabs).items()):
-        return None
-    on_devices = {slab.layer for slab in slabs if slab.device != HOST}
-    blocks = [key for key, layer in layers.items() if layer.role is Role.BLOCK]
-    offloaded = [index for index, key in enumerate(blocks) if key in on_devices]
-    strategy = wish.request.strategy
-    if strategy is Strategy.BEST:
-        strategy = strategy_of(offloaded, len(blocks))
-    return Placement(strategy, len(offloaded), slabs)
+    return placement
 
 
 def host_ranges(model: Model, placement: Placement) -> list[tuple[int, int, int]]:
@@ -133,6 +115,6 @@ def is_so(decision: Decision, here: Placement, host: HostMode, request: Placemen
     wanted = decision.placement
     return (
         not (decision.moves.steps or decision.evictions)
-        and (here.strategy, here.n_gpu_layers) == (wanted.strategy, wanted.n_gpu_layers)
+        and replace(here, slabs=wanted.slabs) == wanted
         and host is request.host
     )

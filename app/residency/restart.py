@@ -73,5 +73,5 @@ def turn(wish: Wish | None) -> tuple[bool, bool, bool]:
     """
     if wish is None:
         return False, False, False
-    planned_again = wish.devices is None or not wish.request.whole_layers
+    planned_again = wish.placement is None
     return planned_again and wish.request.n_gpu_layers == "auto", not wish.retention.pinned, planned_again

@@ -59,6 +59,10 @@ class Transfer:
             raise
         return tuple(staged)
 
+    async def lock(self, files: OpenFiles, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Lock exactly these parts of the files in memory, which may be as slow as the disk; HostError."""
+        await self._run(files.lock, ranges)
+
     def prefetch(self, files: OpenFiles, ranges: Sequence[tuple[int, int, int]]) -> None:
         """Have parts of the files read into the page cache, in the background and as far as there is room for them."""
         self._threads.submit(files.prefetch, ranges)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any, Final, Self, TypeVar
 
 from app.errors import HostError, InvalidValue
-from app.model import LayerKey
 from app.placement import ContextRequest, HostMode, Override, Placement, PlacementRequest, SplitMode, Strategy
+from app.residency.remembered import RememberedPlacement
 
 T = TypeVar("T")
 
@@ -45,18 +45,23 @@ STAYS: Final = Retention()
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How a model should be loaded: what was asked for, and the device of each layer that came of it.
+    """How a model should be loaded: what was asked for, and the placement that came of it.
 
-    A restart puts the layers where they were if it can; a changed offload keeps the fields that it leaves out.
+    A restart puts that back if it can; a changed offload keeps the fields of the request that it leaves out.
     """
 
     request: PlacementRequest
-    devices: tuple[tuple[LayerKey, str], ...] | None = None
+    placement: RememberedPlacement | None = None
     retention: Retention = STAYS
 
     def placed(self, placement: Placement) -> "Wish":
-        """The same wish with the devices of a placement's slabs."""
-        return replace(self, devices=tuple((slab.layer, slab.device) for slab in placement.slabs))
+        """The same wish, and what came of it."""
+        return replace(self, placement=RememberedPlacement.of(placement))
+
+    def settled(self, placement: Placement) -> "Wish":
+        """The wish for just this placement: what was left to choose stays as it was chosen."""
+        request = replace(self.request, n_gpu_layers=placement.n_gpu_layers, n_cpu_moe=placement.n_cpu_moe)
+        return replace(self, request=request).placed(placement)
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -81,7 +86,7 @@ class Wish:
                 n_cpu_moe=request["n_cpu_moe"],
                 context=None if request["context"] is None else ContextRequest(**request["context"]),
             ),
-            None if data["devices"] is None else tuple((layer, device) for layer, device in data["devices"]),
+            None if data["placement"] is None else RememberedPlacement.from_json(data["placement"]),
             Retention(**data.get("retention", {})),
         )
         if not wish.is_sound():
@@ -104,7 +109,6 @@ class Wish:
             and (weights in ("free", "equal") or (isinstance(weights, tuple) and all(map(_is_weight, weights))))
             and (request.context is None or _is_sound(request.context))
             and all(isinstance(device, str) for device in request.devices or ())
-            and all(isinstance(layer, int | str) and isinstance(device, str) for layer, device in self.devices or ())
         )
 
 
@@ -177,7 +181,11 @@ def _open(directory: Path) -> tuple[sqlite3.Connection, IO[str]]:
         connection = sqlite3.connect(directory / "wishes.sqlite", isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("CREATE TABLE IF NOT EXISTS wishes (model TEXT PRIMARY KEY, wish TEXT NOT NULL) STRICT")
+        columns = "model TEXT PRIMARY KEY NOT NULL, wish TEXT NOT NULL"
+        connection.execute(f"CREATE TABLE IF NOT EXISTS wishes ({columns}) STRICT")
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":  # else what is damaged could pass for nobody's wish
+            raise sqlite3.DatabaseError(f"wishes.sqlite is damaged: {found}")
     except (OSError, *_DAMAGED) as error:
         if connection is not None:
             connection.close()

@@ -21,7 +21,7 @@ CAPACITY: Final = (
     sum(map(len, MODELS.values())) // 3
 )  # of each of two devices: what the models need is half as much more
 DEVICES: Final = ",".join([f"sim:{CAPACITY}B@{8 * CAPACITY}B/s"] * 2)
-STRATEGIES: Final = ("first", "last", "ends", "best")  # a restart plans `llama.cpp` anew
+STRATEGIES: Final = ("first", "last", "ends", "best", "llama.cpp")
 TENSOR: Final = "blk.3.ffn_up.weight"
 
 

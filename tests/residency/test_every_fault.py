@@ -25,6 +25,7 @@ from app.placement import (
 )
 from app.residency import Loadmaster
 from app.residency.records import JobState, ModelState
+from app.residency.remembered import RememberedPlacement
 from app.residency.wishes import Wish
 from tests.gguf_builder import split_llama, tiny_llama
 from tests.residency.deck import MIB, ended, rows, service
@@ -239,7 +240,7 @@ async def assert_as_before(loadmaster: Loadmaster, generation: int, wish: Wish |
         assert durable == wish
     else:
         assert durable is not None
-        assert durable.devices == tuple((slab.layer, slab.device) for slab in slabs(loadmaster))
+        assert durable.placement == RememberedPlacement.of(loadmaster._residents["tiny"].current.placement)
     await assert_true(loadmaster)
     return steps
 

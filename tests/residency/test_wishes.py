@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from app.errors import HostError
 from app.placement import ContextRequest, HostMode, PlacementRequest, SplitMode, Strategy
+from app.residency.remembered import RememberedPart, RememberedPlacement, RememberedSlab
 from app.residency.wishes import Wish, Wishes
 from tests.residency.deck import ALL, at, service, slow_device, two_devices
 
@@ -29,7 +31,11 @@ requests = st.builds(
     host=st.sampled_from(HostMode),
 )
 layers = st.integers(0, 500) | st.sampled_from(["input", "output"])
-wishes = st.builds(Wish, requests, st.none() | st.lists(st.tuples(layers, st.text())).map(tuple))
+counts = st.integers(0, 500)
+parts = st.builds(RememberedPart, st.text(), counts, counts, st.integers(1000, 2000))
+slabs = st.builds(RememberedSlab, layers, st.text(), st.lists(parts, max_size=3).map(tuple))
+placements = st.builds(RememberedPlacement, st.text(), counts, counts, st.lists(slabs, max_size=3).map(tuple))
+wishes = st.builds(Wish, requests, st.none() | placements)
 
 
 @given(wish=wishes)
@@ -37,6 +43,10 @@ def test_a_wish_reads_as_it_was_written(wish: Wish) -> None:
     """Round trip, tuples and enumerations included, on one line."""
     assert Wish.from_json(wish.to_json()) == wish
     assert "\n" not in wish.to_json()
+
+
+ON_THE_HOST = RememberedPlacement("first", 0, 0, ())
+PLACED = RememberedPlacement("first", 1, 3, (RememberedSlab(7, "sim:0", (RememberedPart("t", 5, 10, 15),)),))
 
 
 def stored(place: Path) -> dict[str, str]:
@@ -51,14 +61,16 @@ def test_a_wish_is_durable_before_the_answer(place: Path) -> None:
     async def main() -> None:
         async with service(place, slow_device()) as loadmaster:
             await (await loadmaster.load("tiny", PlacementRequest(0))).wait()
-            assert Wish.from_json(stored(place)["tiny"]) == Wish(PlacementRequest(0), ())
+            assert Wish.from_json(stored(place)["tiny"]) == Wish(PlacementRequest(0), ON_THE_HOST)
             job = await loadmaster.offload("tiny", at(3))
             wish = Wish.from_json(stored(place)["tiny"])
             assert wish.request.n_gpu_layers == 3
-            assert wish.devices == tuple((key, "sim:0") for key in ("input", 0, 1, 2, "output"))
+            assert wish.placement is not None
+            slabs = [(slab.layer, slab.device) for slab in wish.placement.slabs]
+            assert slabs == [(key, "sim:0") for key in ("input", 0, 1, 2, "output")]
             loadmaster.cancel(job.id)
             await job.wait_ended()
-            assert Wish.from_json(stored(place)["tiny"]) == Wish(PlacementRequest(0), ())
+            assert Wish.from_json(stored(place)["tiny"]) == Wish(PlacementRequest(0), ON_THE_HOST)
             unload = await loadmaster.unload("tiny")
             assert stored(place) == {}
             await unload.wait()
@@ -137,7 +149,7 @@ def crashed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[s
     async def main() -> None:
         wishes = await Wishes.open(place / "state")
         for n in range(40):
-            wish = None if n % 7 == 6 else Wish(PlacementRequest(n), ((0, "sim:0"),) * 20)
+            wish = None if n % 7 == 6 else Wish(PlacementRequest(n), replace(PLACED, slabs=PLACED.slabs * 20))
             await wishes.put({"abc"[n % 3]: wish})
             history.append(dict(wishes.current))
         shutil.copytree(place / "state", place / "left")
@@ -228,8 +240,14 @@ CORRUPT = [
     Wish(PlacementRequest(context=ContextRequest(n_seq=77))).to_json().replace("77", "null"),
     Wish(PlacementRequest(context=ContextRequest(n_ctx=77))).to_json().replace("77", "77.5"),
     Wish(PlacementRequest(context=ContextRequest(n_ctx=77))).to_json().replace('h_attention": true', 'h_attention": 2'),
-    Wish(PlacementRequest(), ((0, "sim:0"),)).to_json().replace('[0, "sim:0"]', "[[0], 1]"),
-    Wish(PlacementRequest(), ((0, "sim:0"),)).to_json().replace('[0, "sim:0"]', "[0]"),
+    Wish(PlacementRequest(), PLACED).to_json().replace('"sim:0"', "1"),
+    Wish(PlacementRequest(), PLACED).to_json().replace('"layer": 7', '"layer": [7]'),
+    Wish(PlacementRequest(), PLACED).to_json().replace('"start": 5', '"start": -5'),
+    Wish(PlacementRequest(), PLACED).to_json().replace('"start": 5', '"start": 6'),
+    Wish(PlacementRequest(), PLACED).to_json().replace('"start": 5', '"start": 4.5'),
+    Wish(PlacementRequest(), PLACED).to_json().replace('"tensor": "t"', '"tensor": 7'),
+    Wish(PlacementRequest(), PLACED).to_json().replace('"n_cpu_moe": 3', '"n_cpu_moe": "3"'),
+    Wish(PlacementRequest(), PLACED).to_json().replace('"parts"', '"pieces"'),
 ]
 
 
