@@ -61,9 +61,10 @@ def check_wishes(client: httpx.Client, watch: Watch) -> None:
             assert (model["state"], model["generation"]) == ("available", None), (model, last)
             continue
         assert (model["state"], model["generation"]) == ("loaded", last["generation"]), (model, last)
-        n = watch.asked.get(last["id"], {}).get("n_gpu_layers", "auto")
+        asked = watch.asked.get(last["id"], {"n_gpu_layers": "auto"})
+        n, llama_cpp = asked["n_gpu_layers"], asked.get("strategy") == "llama.cpp"  # which counts the output, too
         if last["state"] == "succeeded" and n != "auto":
-            assert model["n_gpu_layers"] == (LAYERS[id_] if n == "all" else n), (model, last)
+            assert model["n_gpu_layers"] == (LAYERS[id_] + llama_cpp if n == "all" else n), (model, last)
 
 
 RUNS = [pytest.param(0.8, 0, id="quick"), pytest.param(120, 20, id="slow", marks=pytest.mark.slow)]
