@@ -1,0 +1,36 @@
+"""What goes out, where it differs from the domain's own records."""
+
+from app.api.schemas.changes import JobOut, PlanOut
+from app.api.schemas.envelopes import ErrorBody, ListOut
+from app.api.schemas.models import (
+    FileOut,
+    MetadataOut,
+    MetadataValueOut,
+    ModelDetailOut,
+    ModelMemoryOut,
+    ModelOut,
+    ProblemOut,
+    StatisticsOut,
+    VocabularyOut,
+)
+from app.api.schemas.stream import encode
+from app.api.schemas.system import DeviceOut, HealthOut
+
+__all__ = [
+    "DeviceOut",
+    "ErrorBody",
+    "FileOut",
+    "HealthOut",
+    "JobOut",
+    "ListOut",
+    "MetadataOut",
+    "MetadataValueOut",
+    "ModelDetailOut",
+    "ModelMemoryOut",
+    "ModelOut",
+    "PlanOut",
+    "ProblemOut",
+    "StatisticsOut",
+    "VocabularyOut",
+    "encode",
+]

@@ -1,0 +1,33 @@
+"""What a stream of events sends."""
+
+from pydantic import TypeAdapter
+
+from app.api.schemas.changes import JobOut
+from app.api.schemas.envelopes import Out
+from app.api.schemas.models import ModelOut
+from app.residency.events import Payload
+from app.residency.records import JobRecord, MemoryRecord, ModelRecord, Snapshot
+
+
+class SnapshotOut(Out):
+    """The present, as a stream opens with it."""
+
+    models: tuple[ModelOut, ...]
+    jobs: tuple[JobOut, ...]
+    memory: MemoryRecord
+
+
+_MEMORY = TypeAdapter(MemoryRecord)
+
+
+def encode(payload: Payload) -> str:
+    """One line of JSON: the same body that the route of that name answers with."""
+    match payload:
+        case JobRecord():
+            return JobOut.model_validate(payload).model_dump_json()
+        case ModelRecord():
+            return ModelOut.model_validate(payload).model_dump_json()
+        case MemoryRecord():
+            return _MEMORY.dump_json(payload).decode()
+        case Snapshot():
+            return SnapshotOut.model_validate(payload).model_dump_json()
