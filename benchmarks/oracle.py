@@ -3,9 +3,9 @@
 usage: python -m benchmarks.oracle [--all] [--record]
 
 The shared fixtures hold what llama-fit-params printed for llama-server arguments; here the arguments become our
-request, and the differences a table: `model` and `context` should be equal (figures are rounded down to MiB),
-`compute` between 5 % and 8 MiB below and 100 % and 16 MiB above. `--all` prints every cell, `--record` appends the
-summary to RESULTS.md.
+request, and every cell that is not the same figure a row of a table, by model. `model` and `context` should be equal
+(figures are rounded down to MiB), `compute` between 5 % and 8 MiB below and 100 % and 16 MiB above: what is not is out
+of bounds. `--all` prints the cells that are equal, too; `--record` appends summary and differences to RESULTS.md.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +54,11 @@ class Cell(NamedTuple):
     kind: str
     ours: int
     theirs: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether ours, rounded down to MiB, is another figure."""
+        return self.ours // MIB != self.theirs
 
     @property
     def agrees(self) -> bool:
@@ -161,17 +168,28 @@ def cells(row: Row, devices: Sequence[DevicePlan]) -> Iterator[Cell]:
 
 
 def table(shown: Sequence[Cell]) -> str:
-    """Lay cells out as Markdown."""
-    lines = [
-        "| model | arguments | device | kind | ours, MiB | llama.cpp, MiB | ratio |",
-        "|---|---|---|---|---:|---:|---:|",
-    ]
-    for cell in shown:
-        ratio = f"{cell.ours / MIB / cell.theirs:.2f}" if cell.theirs else ""
-        arguments = cell.args.replace("|", "\\|")
-        ours = f"{cell.ours / MIB:.1f}"
-        lines.append(f"| {cell.model} | {arguments} | {cell.device} | {cell.kind} | {ours} | {cell.theirs} | {ratio} |")
+    """Lay cells out as Markdown: a table for each model, and the arguments where they change."""
+    lines: list[str] = []
+    for model, of_model in groupby(sorted(shown, key=attrgetter("model")), key=attrgetter("model")):
+        lines += [
+            *([""] if lines else []),
+            f"**{model}**",
+            "",
+            "| arguments | device | kind | ours, MiB | llama.cpp, MiB | ratio | |",
+            "|---|---|---|---:|---:|---:|---|",
+        ]
+        for args, asked_for in groupby(of_model, key=attrgetter("args")):
+            arguments = f"`{args}`".replace("|", "\\|")
+            for cell in asked_for:
+                lines.append(f"| {arguments} | {_figures(cell)} |")
+                arguments = ""
     return "\n".join(lines)
+
+
+def _figures(cell: Cell) -> str:
+    ratio = f"{cell.ours / MIB / cell.theirs:.2f}" if cell.theirs else ""
+    bounds = "" if cell.agrees else "out of bounds"
+    return f"{cell.device} | {cell.kind} | {cell.ours / MIB:.1f} | {cell.theirs} | {ratio} | {bounds}"
 
 
 def summary(measured: Sequence[Cell]) -> str:
@@ -180,7 +198,7 @@ def summary(measured: Sequence[Cell]) -> str:
     for kind in ("model", "context", "compute"):
         of_kind = [cell for cell in measured if cell.kind == kind]
         agree = sum(cell.agrees for cell in of_kind)
-        equal = sum(cell.ours // MIB == cell.theirs for cell in of_kind)
+        equal = sum(not cell.differs for cell in of_kind)
         lines.append(f"| {kind} | {len(of_kind)} | {agree} | {equal} |")
     return "\n".join(lines)
 
@@ -188,8 +206,8 @@ def summary(measured: Sequence[Cell]) -> str:
 def main() -> None:
     """Compare, print, and record where asked to."""
     parser = argparse.ArgumentParser(description="Compare our memory figures with llama.cpp's own.")
-    parser.add_argument("--all", action="store_true", help="print every cell, not only those that disagree")
-    parser.add_argument("--record", action="store_true", help="append the summary to RESULTS.md")
+    parser.add_argument("--all", action="store_true", help="print every cell, not only those that differ")
+    parser.add_argument("--record", action="store_true", help="append summary and differences to RESULTS.md")
     options = parser.parse_args()
     measured = [
         cell
@@ -197,11 +215,11 @@ def main() -> None:
         for row in rows(f"llamacpp-{oracle}.json")
         for cell in cells(row, planned(row))
     ]
-    shown = [cell for cell in measured if options.all or not cell.agrees]
-    report = f"{summary(measured)}\n\n{table([cell for cell in measured if not cell.agrees])}"
-    print(table(shown))
+    differences = [cell for cell in measured if cell.differs]
+    print(table(measured if options.all else differences))
     print(f"\n{summary(measured)}")
     if options.record:
+        report = f"{summary(measured)}\n\n{table(differences)}"
         record("Memory, beside llama.cpp's own breakdown", "llama-fit-params, loopback RPC devices", report)
 
 
