@@ -41,15 +41,13 @@ def plan(  # noqa: PLR0917 - typer makes options of them
 
     Exits with 1 where it does not fit, and with 2 for a file or a value that cannot be.
     """
-    context: dict[str, Any] | None = None if ctx is None else {"n_ctx": ctx, "n_seq": n_seq}
-    if context is not None:
-        context |= {"cache_type_k": cache_type, "cache_type_v": cache_type}
+    cache = {"n_ctx": ctx, "n_seq": n_seq, "cache_type_k": cache_type, "cache_type_v": cache_type}
     asked = {
         "n_gpu_layers": int(n_gpu_layers) if n_gpu_layers.isdecimal() else n_gpu_layers,
         "strategy": strategy,
         "split": {"mode": split, "weights": _weights(weights)},
         "n_cpu_moe": n_cpu_moe,
-        "context": context,
+        "context": None if ctx is None else cache,
         "table": table,
     }
     try:
@@ -58,15 +56,23 @@ def plan(  # noqa: PLR0917 - typer makes options of them
         model = entry_at(file).require_model()
         found = propose(model, body.request(), None, {**room, HOST: 1 << 62}, table=table)
     except ValidationError as error:
-        first = error.errors()[0]
-        _refuse(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}")
+        _refuse(_first_fault(error))
     except LoadmasterError as error:
         _refuse(str(error))
+    _print(model.name or file.name, found, as_json=as_json)
+    raise typer.Exit(0 if found.fits else 1)
+
+
+def _print(name: str, found: Plan, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(PlanOut.model_validate(found).model_dump(mode="json"), indent=2))
     else:
-        Console().print(_page(model.name or file.name, found))
-    raise typer.Exit(0 if found.fits else 1)
+        Console().print(_page(name, found))
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _refuse(sentence: str) -> NoReturn:
