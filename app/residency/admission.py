@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from app.devices import Device
 from app.errors import DoesNotFit, InvalidModel, InvalidValue, UnknownDevice
-from app.placement import HOST, HostMode, Override, Overrides, Placement, PlacementRequest, Plan
-from app.residency.eviction import Evict, fewest, sums
+from app.placement import HOST, HostMode, Override, Placement, PlacementRequest, Plan
+from app.residency.eviction import Evict
+from app.residency.finding import Case, Finding
 from app.residency.ledger import Ledger
 from app.residency.library import Library
 from app.residency.memory import Memory
@@ -36,6 +37,7 @@ class Admission:
         self._memory = memory
         self._residents = residents
         self._neighbours = neighbours
+        self._rehearsed: dict[str, tuple[Case, Finding]] = {}
 
     def loadable(self, model: str, *, allow_unknown: bool) -> Entry:
         """The entry of a model that may be loaded; ModelNotFound, or InvalidModel, which says why it may not."""
@@ -72,14 +74,15 @@ class Admission:
         )
         return replace(request, devices=tuple(ids) if request.devices is not None else None, overrides=overrides)
 
-    async def rehearse(self, entry: Entry, request: PlacementRequest) -> None:
-        """Match overrides on a thread; what is found is remembered, so that deciding is quick, whatever they are.
+    async def rehearse(
+        self, entry: Entry, request: PlacementRequest, *, rebalance: bool = False, evict: Evict = Evict.NONE
+    ) -> None:
+        """Find a place on a thread; it is remembered, so that `decide` is quick if nothing has changed by then.
 
-        Raises InvalidValue for what is no pattern.
+        Raises InvalidValue for what cannot be asked of this model, or DeviceLost.
         """
-        if request.overrides:
-            tensors = [tensor for layer in entry.require_model().layers for tensor in layer.tensors]
-            await asyncio.to_thread(Overrides(request.overrides).devices_of, tensors)
+        case = self._case(entry, request, rebalance, evict)
+        self._rehearsed[entry.id] = case, await asyncio.to_thread(case.find)
 
     async def plan(self, entry: Entry, request: PlacementRequest, *, table: bool) -> Plan:
         """The plan that `decide` would take now, worked out on a thread: a table takes its time."""
@@ -93,29 +96,26 @@ class Admission:
 
         Raises DoesNotFit, which names those that do not make room, or DeviceLost.
         """
-        model, here, room = entry.require_model(), self._placement(entry), self._room(entry.id, request)
-
-        def proposed(freed: Mapping[str, int]) -> Plan:
-            more = {device: nbytes + freed.get(device, 0) for device, nbytes in room.items()}
-            return propose(model, request, None if rebalance else here, more)
-
-        plan = proposed({})
-        if plan.fits:
-            return reconcile(here, plan.placement, room)
-        offers = self._neighbours.offers(entry.id, evict)
-        levels = fewest(offers, lambda freed: proposed(freed).fits) if offers else None
-        if levels is None:
-            raise self._refusal(entry, plan)
-        evictions = tuple(self._neighbours.eviction(model, evict, level) for model, level in levels.items())
-        freed = sums(eviction.freed for eviction in evictions)
-        enough = {device: nbytes + freed.get(device, 0) for device, nbytes in room.items()}
-        return replace(reconcile(here, proposed(freed).placement, enough), evictions=evictions)
+        case = self._case(entry, request, rebalance, evict)
+        rehearsed, found = self._rehearsed.pop(entry.id, (None, None))
+        if found is None or rehearsed is None or not rehearsed.is_like(case):
+            found = case.find()
+        if not found.plan.fits:
+            raise self._refusal(entry, found.plan)
+        evictions = tuple(self._neighbours.eviction(model, evict, level) for model, level in found.levels.items())
+        decision = reconcile(self._placement(entry), found.plan.placement, found.room)
+        return replace(decision, evictions=evictions)
 
     def decide_again(self, entry: Entry, wish: Wish) -> Decision:
         """Where a model that an earlier process had goes: to where it was, or, where that cannot be, to a new place."""
         room = self._room(entry.id, wish.request)
         placement = restored(entry.require_model(), wish, room)
         return reconcile(None, placement, room) if placement else self.decide(entry, wish.request)
+
+    def _case(self, entry: Entry, request: PlacementRequest, rebalance: bool, evict: Evict) -> Case:
+        here = None if rebalance else self._placement(entry)
+        offers = tuple(self._neighbours.offers(entry.id, evict))
+        return Case(entry.require_model(), request, here, self._room(entry.id, request), offers)
 
     def _placement(self, entry: Entry) -> Placement | None:
         resident = self._residents.get(entry.id)

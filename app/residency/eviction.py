@@ -22,10 +22,11 @@ Freed = Mapping[str, int]
 class Offer:
     """An idle model, and what it can give back: nothing at level 0, all that it may be asked for at `levels`.
 
-    `freed` of a level only grows with it, device by device.
+    `freed` of a level only grows with it, device by device. Of the same generation it is always the same.
     """
 
     model: str
+    generation: int
     levels: int
     freed: Callable[[int], Freed]
 

@@ -140,8 +140,9 @@ class Loadmaster:
         """
         entry = self._admission.loadable(model, allow_unknown=allow_unknown)
         request = self._admission.resolved(request)
-        await self._admission.rehearse(entry, request)
         await self.memory.ask()
+        if self.jobs.active(model) is None:
+            await self._admission.rehearse(entry, request, rebalance=rebalance, evict=evict)
         return await self._place(entry, Wish(request, retention=retention), rebalance=rebalance, evict=evict)
 
     async def offload(
@@ -161,16 +162,17 @@ class Loadmaster:
         `load` raises.
         """
         entry = self._admission.loadable(model, allow_unknown=True)
-        if changed is not None:
-            await self._admission.rehearse(entry, changed(PlacementRequest()))
         await self.memory.ask()
+        if changed is not None and model in self._residents and self.jobs.active(model) is None:
+            request = self._admission.resolved(changed(self._wish(model).request))
+            await self._admission.rehearse(entry, request, rebalance=rebalance, evict=evict)
         resident = self._residents.get(model)
         active = self.jobs.active(model)
         if resident is None:
             raise NotLoaded(model) if active is None else ModelBusy(model, job=active.id, kind=active.kind)
         if generation is not None and generation != resident.current.number:
             raise StaleGeneration(model, expected=generation, generation=resident.current.number)
-        former = self._wishes.current.get(model) or Wish(PlacementRequest())
+        former = self._wish(model)
         retention = retained(former.retention)
         if changed is None:
             return await self._stay(entry, replace(former, retention=retention))
@@ -232,6 +234,9 @@ class Loadmaster:
         return self.broadcast.snapshot(Snapshot(self.library.records(), jobs, self.memory.record()))
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _wish(self, model: str) -> Wish:
+        return self._wishes.current.get(model) or Wish(PlacementRequest())
 
     async def _stay(self, entry: Entry, wish: Wish) -> Job:
         active = self.jobs.active(entry.id)

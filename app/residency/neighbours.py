@@ -56,9 +56,9 @@ class Neighbours:
         return self._residents[model].held or self._jobs.active(model) is not None
 
     def _offer(self, resident: Resident, evict: Evict) -> Offer:
-        whole = self._whole(resident)
+        id_, number, whole = resident.entry.id, resident.current.number, self._whole(resident)
         if evict is Evict.MODELS:
-            return Offer(resident.entry.id, int(any(whole.values())), lambda level: whole if level else {})
+            return Offer(id_, number, int(any(whole.values())), lambda level: whole if level else {})
         here = resident.current.placement
 
         @cache
@@ -66,7 +66,7 @@ class Neighbours:
             stays = set(shrunk(here, here.n_gpu_layers - level).slabs)
             return slab_sums(slab for slab in here.slabs if slab not in stays)
 
-        return Offer(resident.entry.id, here.n_gpu_layers if self._shrinks(resident) else 0, freed)
+        return Offer(id_, number, here.n_gpu_layers if self._shrinks(resident) else 0, freed)
 
     def _shrinks(self, resident: Resident) -> bool:
         """Overrides say where tensors are whatever n is, so that taking layers off would not be what was asked for."""

@@ -56,6 +56,8 @@ class Restart:
             if wish is None:
                 raise InvalidModel(f"{model}: its wish was written by another version", model=model)
             wish = replace(wish, request=self._admission.resolved(wish.request))
+            if wish.placement is None:
+                await self._admission.rehearse(entry, wish.request)
             decision = self._admission.decide_again(entry, wish)
             return await self._orders.place(entry, wish, decision, None, Cause.RESTART)
         except LoadmasterError as error:

@@ -12,7 +12,7 @@ DEVICES = ("sim:0", "sim:1")
 
 def offer(model: str, steps: list[dict[str, int]]) -> Offer:
     """An offer that gives back one more of `steps` at each level."""
-    return Offer(model, len(steps), lambda level: sums(steps[:level]))
+    return Offer(model, 1, len(steps), lambda level: sums(steps[:level]))
 
 
 steps = st.lists(st.dictionaries(st.sampled_from(DEVICES), st.integers(1, 9)), min_size=1, max_size=4)
