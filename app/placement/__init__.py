@@ -20,11 +20,11 @@ is), then `planner.py` (how one is chosen) and `moves.py` (how to get there with
 from app.placement.activations import output_matrix
 from app.placement.context import ContextRequest
 from app.placement.deal import Budget
-from app.placement.memory import model_needs
+from app.placement.memory import Needs, model_needs
 from app.placement.moves import MoveMode, Moves, Step, claims, moves
 from app.placement.overrides import Override, Overrides
 from app.placement.plan import Advice, DevicePlan, LayerPlan, Plan, Row
-from app.placement.planner import plan
+from app.placement.planner import fits, plan
 from app.placement.request import HostMode, PlacementRequest, SplitMode, Strategy
 from app.placement.shrinking import counted, is_shrinkable, shrunk, without
 from app.placement.slabs import ALIGNMENT, HOST, Part, Placement, Slab, Slice, slab_of, slab_sums, slab_with
@@ -40,6 +40,7 @@ __all__ = [
     "LayerPlan",
     "MoveMode",
     "Moves",
+    "Needs",
     "Override",
     "Overrides",
     "Part",
@@ -54,6 +55,7 @@ __all__ = [
     "Strategy",
     "claims",
     "counted",
+    "fits",
     "is_shrinkable",
     "model_needs",
     "moves",

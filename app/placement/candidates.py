@@ -241,7 +241,7 @@ class Scale:
 
     def fits(self, sizes: Sizes) -> bool:
         """Whether every device, the host included, has room for it."""
-        return self._host_fits(sizes.required(HOST)) and self.devices_fit(sizes)
+        return self.host_fits(sizes.required(HOST)) and self.devices_fit(sizes)
 
     def devices_fit(self, sizes: Sizes) -> bool:
         """Whether the accelerators have room for it."""
@@ -259,7 +259,7 @@ class Scale:
                 compute_bytes=sizes.compute[id_],
                 required_bytes=(required := sizes.required(id_)),
                 available_bytes=room,
-                fits=self._host_fits(required) if id_ == HOST else room is None or required <= room,
+                fits=self.host_fits(required) if id_ == HOST else room is None or required <= room,
             )
             for id_, room in [*rooms, (HOST, self.host_bytes)]
         )
@@ -293,6 +293,6 @@ class Scale:
         """The candidate as a placement."""
         return Placement(strategy, n, self.slabs(assignment), n_cpu_moe)
 
-    def _host_fits(self, needed_bytes: int) -> bool:
+    def host_fits(self, needed_bytes: int) -> bool:
         """Mapped pages need no room, they come and go; locked and copied bytes do."""
         return self.host is HostMode.MMAP or self.host_bytes is None or needed_bytes <= self.host_bytes

@@ -1,6 +1,6 @@
 """Footprints: what a layer puts on which device, given the device that it is assigned to. Sizes are in bytes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from functools import cache
 from typing import NamedTuple
@@ -48,6 +48,7 @@ class Footprints:
         """The layers of which single tensors are placed apart."""
         self.parts: Callable[[LayerKey, str], dict[str, tuple[Part, ...]]] = cache(self._parts)
         """By device, the parts of a layer that is assigned to `device`; every byte of the layer once."""
+        self._measured: dict[object, Footprint] = {}
         self.away = {layer.key: self._footprint(layer.key, cut.devices[0] if cut else _ALONG) for layer in layers}
         """Of each layer that is assigned to a device, which for a cut is the first."""
         self.home = {layer.key: self._footprint(layer.key, HOST) for layer in layers} if cut else self.away
@@ -65,6 +66,15 @@ class Footprints:
         return {holder: tuple(parts) for holder, parts in found.items()}
 
     def _footprint(self, key: LayerKey, device: str) -> Footprint:
+        """What the layer needs there; layers that are alike, as most blocks are, are measured once."""
+        tensors = self._tensors[key]
+        alike = (device, *((each.dimensions, each.nbytes, self._overridden.get(each.name)) for each in tensors))
+        found = self._measured.get(alike)
+        if found is None:
+            found = self._measured[alike] = self._measure(key, device)
+        return found
+
+    def _measure(self, key: LayerKey, device: str) -> Footprint:
         needs = {
             holder: Need(sum(part.nbytes for part in parts), sum(aligned(part.nbytes) for part in parts))
             for holder, parts in self.parts(key, device).items()
@@ -98,6 +108,16 @@ class Footprints:
         mixed.away = {key: of(key).away[key] for key in self._tensors}
         mixed.home = {key: of(key).home[key] for key in self._tensors}
         return mixed
+
+    def left_on_host(self, leaving: Collection[LayerKey], *, buffered: bool) -> int:
+        """What is on the host when these layers leave it: its plain bytes, or the slabs of its copy."""
+        nothing = Need(0, 0)
+        left = 0
+        for key in self.home:
+            along, fixed = self.away[key] if key in leaving else self.home[key]
+            for need in (fixed.get(HOST, nothing), nothing if key in leaving else along):
+                left += need.slab if buffered else need.weights
+        return left
 
     def slabs(self, key: LayerKey, device: str, *, buffered: bool) -> list[Slab]:
         """The slabs of a layer that is assigned to `device`; the host has some only where it keeps a copy."""

@@ -1,9 +1,10 @@
-"""The planner: `plan` decides which layers go where. Pure; all sizes are in bytes."""
+"""The planner: `plan` decides which layers go where, `fits` says only whether they can. Pure; sizes in bytes."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import takewhile
 from operator import methodcaller
 
 from app.model import Layer, Tensor
@@ -15,6 +16,9 @@ from app.placement.planning import Planning, prepared
 from app.placement.request import PlacementRequest, Strategy
 from app.placement.slabs import Placement
 from app.placement.strategies import BEST_OF
+
+Choice = Callable[..., Planning]
+"""The planning of one strategy, by `n_cpu_moe`; without one, by that of the request."""
 
 
 def plan(
@@ -40,10 +44,48 @@ def plan(
     that is not among them, or a split that does not match `budgets`.
     """
     subject = Subject(tuple(layers), needs, output, expert_share)
+    choices = _choices(subject, budgets, request, host_bytes, current)
+    settled = [_with_experts_apart(choice) for choice in choices]
+    chosen, why = settled[0] if len(settled) == 1 else max(settled, key=lambda one: one[0].worth)
+    found = chosen.decided
+    found = replace(found, advice=(*why, *found.advice, *chosen.size_advice()))
+    if not table:
+        return found
+    return replace(found, table=_table([choice(n_cpu_moe=chosen.request.n_cpu_moe) for choice in choices]))
+
+
+def fits(
+    layers: Sequence[Layer],
+    budgets: Sequence[Budget],
+    request: PlacementRequest,
+    *,
+    host_bytes: int | None = None,
+    current: Placement | None = None,
+    needs: Needs | None = None,
+    output: Tensor | None = None,
+    expert_share: float = 1.0,
+) -> bool:
+    """Whether the plan of all this would fit: exactly what `plan` says, for a fraction of its time.
+
+    For whoever asks about many budgets. Raises what `plan` raises.
+    """
+    subject = Subject(tuple(layers), needs, output, expert_share)
+    choices = _choices(subject, budgets, request, host_bytes, current)
+    return any(choice().is_feasible or _with_experts_apart(choice)[0].is_feasible for choice in choices)
+
+
+def _choices(
+    subject: Subject,
+    budgets: Sequence[Budget],
+    request: PlacementRequest,
+    host_bytes: int | None,
+    current: Placement | None,
+) -> list[Choice]:
+    """The planning of each strategy that the request leaves to choose from."""
 
     @cache
     def scale_for(n_cpu_moe: int) -> Scale:
-        if 0 < n_cpu_moe < subject.n_blocks:
+        if n_cpu_moe != request.n_cpu_moe and 0 < n_cpu_moe < subject.n_blocks:
             return scale_for(0).with_experts_of(scale_for(subject.n_blocks), n_cpu_moe)
         return prepared(subject, budgets, replace(request, n_cpu_moe=n_cpu_moe), host_bytes)
 
@@ -52,26 +94,21 @@ def plan(
         return Planning(scale_for(n_cpu_moe), wanted, current)
 
     strategies = BEST_OF if request.strategy is Strategy.BEST else (request.strategy,)
-    settled = [_with_experts_apart(partial(planning, strategy)) for strategy in strategies]
-    chosen, why = max(settled, key=lambda one: one[0].worth)
-    found = chosen.decided
-    found = replace(found, advice=(*why, *found.advice, *chosen.size_advice()))
-    if not table:
-        return found
-    return replace(found, table=_table([planning(strategy, chosen.request.n_cpu_moe) for strategy in strategies]))
+    return [cache(partial(planning, strategy)) for strategy in strategies]
 
 
-def _with_experts_apart(planning: Callable[..., Planning]) -> tuple[Planning, tuple[Advice, ...]]:
+def _with_experts_apart(choice: Choice) -> tuple[Planning, tuple[Advice, ...]]:
     """Keep the experts of as few blocks as possible on the host, where `auto` brings in more layers by that."""
-    whole = planning()
-    n, blocks = whole.largest_n or 0, whole.scale.subject.blocks_with_experts
+    whole = choice()
+    blocks = whole.scale.subject.blocks_with_experts
     free = whole.request.n_gpu_layers == "auto" and not whole.request.n_cpu_moe
     if not free or not blocks or not whole.usable:
         return whole, ()
-    for most in range(whole.top, n, -1):
+    n = whole.largest_n or 0
+    for most in takewhile(lambda most: most > n, whole.down_from_top()):
         # With more experts apart the devices need less and the host more: if the fewest are too many, so are all.
-        enough = bisect_left(blocks, True, key=lambda last: planning(last + 1).devices_fit(most))
-        if enough < len(blocks) and (chosen := planning(blocks[enough] + 1)).fits(most):
+        enough = bisect_left(blocks, True, key=lambda last: choice(n_cpu_moe=last + 1).devices_fit(most))
+        if enough < len(blocks) and (chosen := choice(n_cpu_moe=blocks[enough] + 1)).fits(most):
             message = (
                 f"the experts of the first {blocks[enough] + 1} blocks stay on the host, so that {most} of {whole.top} "
                 f"layers are on the devices with all else; with their experts it would be {n}"

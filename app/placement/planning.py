@@ -1,7 +1,8 @@
 """One planning run: a subject, the budgets with the margin taken off, and the steps of a decision by name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
+from itertools import takewhile
 
 from app.errors import InvalidValue
 from app.model import Layer, LayerKey, Role
@@ -16,7 +17,7 @@ from app.placement.quantizations import size_advice
 from app.placement.request import PlacementRequest, SplitMode, Strategy
 from app.placement.rows import RowCut
 from app.placement.runs import Runs
-from app.placement.slabs import HOST, Placement, slab_sums
+from app.placement.slabs import HOST, Placement, Slab, slab_sums
 from app.placement.strategies import offloaded_blocks
 
 
@@ -68,6 +69,13 @@ class Planning:
             largest = self.n  # what is there already may fit where a fresh plan would not
         return self.describe(self.n, self.assignment, largest)
 
+    @property
+    def is_feasible(self) -> bool:
+        """Whether what is decided fits; for an n that was asked for, no other n is looked at."""
+        if self._checked_n() is None:
+            return self.fits(0) or self.largest_n is not None
+        return self.scale.has_room_for(self._leaving(self.n)) and self.scale.fits(self.sizes)
+
     def _checked_n(self) -> int | None:
         """The n that was asked for, or None for `auto`."""
         n = self.top if self.request.n_gpu_layers == "all" else self.request.n_gpu_layers
@@ -91,8 +99,15 @@ class Planning:
     @cached_property
     def largest_n(self) -> int | None:
         """The largest n whose fresh plan fits; a plain scan from the top, for a plan by count is not monotone in n."""
-        top = self.top if self.usable else 0
-        return next((n for n in range(top, -1, -1) if self.fits(n)), None)
+        return next(filter(self.fits, self.down_from_top()), None)
+
+    def down_from_top(self) -> Iterator[int]:
+        """Every n from the top on, until too much is left on the host: with fewer layers away there is only more."""
+        return takewhile(self._host_may_fit, range(self.top if self.usable else 0, -1, -1))
+
+    def _host_may_fit(self, n: int) -> bool:
+        left = self.scale.footprints.left_on_host(frozenset(self._leaving(n)), buffered=self.scale.buffered)
+        return self.scale.host_fits(left)
 
     def fits(self, n: int) -> bool:
         """Whether the fresh plan of n layers fits."""
@@ -116,7 +131,11 @@ class Planning:
     def beside(self, n: int, current: Placement) -> Assignment:
         """The placement in which every offloaded layer that is on a usable device already stays there."""
         layers = self.offloaded(n)
-        there = {layer.key: device for layer in layers if (device := self._stays_on(layer, current))}
+        slabs: dict[LayerKey, list[Slab]] = {}
+        for slab in current.slabs:
+            slabs.setdefault(slab.layer, []).append(slab)
+        keys = [layer.key for layer in layers]
+        there = {key: device for key in keys if (device := self._stays_on(key, slabs.get(key, [])))}
         held = slab_sums(slab for slab in current.slabs if there.get(slab.layer) == slab.device)
         budgets = usable(self.scale.budgets, self.request, held)
         ids = {budget.device for budget in budgets}
@@ -172,12 +191,11 @@ class Planning:
 
         return deal(layers, budgets, self.request, kept, by_room)
 
-    def _stays_on(self, layer: Layer, current: Placement) -> str | None:
+    def _stays_on(self, key: LayerKey, held: list[Slab]) -> str | None:
         """The device on which the layer is, whole and as it would be put there; None where it is on none."""
-        held = [slab for slab in current.slabs if slab.layer == layer.key]
         buffered = self.scale.buffered
         for device in dict.fromkeys(slab.device for slab in held if slab.device != HOST):
-            if self.scale.footprints.slabs(layer.key, device, buffered=buffered) == held:
+            if self.scale.footprints.slabs(key, device, buffered=buffered) == held:
                 return device
         return None
 
