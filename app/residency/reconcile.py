@@ -3,16 +3,19 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
-from app.model import Model
+from app.model import Model, Tensor
 from app.placement import (
     HOST,
     Budget,
     HostMode,
     Moves,
+    Needs,
     Placement,
     PlacementRequest,
     Plan,
+    fits,
     model_needs,
     moves,
     output_matrix,
@@ -63,18 +66,38 @@ def propose(
     `room` is what the model may hold of each device and of the host ("cpu"), in bytes, in the order of the devices.
     Raises InvalidValue for what cannot be asked of this model; a plan that does not fit is returned.
     """
-    allowed = request.devices if request.devices is not None else [device for device in room if device != HOST]
-    return plan(
-        model.layers,
-        [Budget(device, room[device]) for device in allowed],
-        request,
+    subject = _subject(model, request, room)
+    return plan(model.layers, _budgets(request, room), request, current=current, table=table, **subject)
+
+
+def would_fit(model: Model, request: PlacementRequest, current: Placement | None, room: Mapping[str, int]) -> bool:
+    """Whether what `propose` would plan fits: the same answer, much sooner. Raises InvalidValue where that does."""
+    subject = _subject(model, request, room)
+    return fits(model.layers, _budgets(request, room), request, current=current, **subject)
+
+
+class _Subject(TypedDict):
+    """What the planner asks of a model beside its layers, by the names that it has there."""
+
+    host_bytes: int
+    needs: Needs | None
+    output: Tensor | None
+    expert_share: float
+
+
+def _subject(model: Model, request: PlacementRequest, room: Mapping[str, int]) -> _Subject:
+    return _Subject(
         host_bytes=room[HOST],
-        current=current,
         needs=model_needs(model, model.caches, request.context) if request.context else None,
         output=output_matrix(model),
         expert_share=_expert_share(model),
-        table=table,
     )
+
+
+def _budgets(request: PlacementRequest, room: Mapping[str, int]) -> list[Budget]:
+    """Those of the devices that the request allows, in its order."""
+    allowed = request.devices if request.devices is not None else [device for device in room if device != HOST]
+    return [Budget(device, room[device]) for device in allowed]
 
 
 def reconcile(current: Placement | None, wanted: Placement, room: Mapping[str, int]) -> Decision:
