@@ -48,7 +48,13 @@ def plan(
     settled = [_with_experts_apart(choice) for choice in choices]
     chosen, why = settled[0] if len(settled) == 1 else max(settled, key=lambda one: one[0].worth)
     found = chosen.decided
-    found = replace(found, advice=(*why, *found.advice, *chosen.size_advice()))
+
+    def fit_whole(others: Sequence[Layer]) -> bool:
+        return _is_feasible(
+            _with_sizes_of(subject, others), budgets, replace(request, n_gpu_layers="all"), host_bytes, None
+        )
+
+    found = replace(found, advice=(*why, *found.advice, *chosen.size_advice(fit_whole)))
     if not table:
         return found
     return replace(found, table=_table([choice(n_cpu_moe=chosen.request.n_cpu_moe) for choice in choices]))
@@ -69,9 +75,25 @@ def fits(
 
     For whoever asks about many budgets. Raises what `plan` raises.
     """
-    subject = Subject(tuple(layers), needs, output, expert_share)
+    return _is_feasible(Subject(tuple(layers), needs, output, expert_share), budgets, request, host_bytes, current)
+
+
+def _is_feasible(
+    subject: Subject,
+    budgets: Sequence[Budget],
+    request: PlacementRequest,
+    host_bytes: int | None,
+    current: Placement | None,
+) -> bool:
     choices = _choices(subject, budgets, request, host_bytes, current)
     return any(choice().is_feasible or _with_experts_apart(choice)[0].is_feasible for choice in choices)
+
+
+def _with_sizes_of(subject: Subject, others: Sequence[Layer]) -> Subject:
+    """The same model with these layers, its output's matrix among them."""
+    tensors = (tensor for layer in others for tensor in layer.tensors)
+    output = next((tensor for tensor in tensors if subject.output and tensor.name == subject.output.name), None)
+    return replace(subject, layers=tuple(others), output=output)
 
 
 def _choices(

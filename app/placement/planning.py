@@ -1,6 +1,6 @@
 """One planning run: a subject, the budgets with the margin taken off, and the steps of a decision by name."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from itertools import takewhile
 
@@ -171,15 +171,17 @@ class Planning:
         devices = self.scale.rows(self.weighed(n))
         return Row(n, all(device.fits for device in devices), devices)
 
-    def size_advice(self) -> tuple[Advice, ...]:
-        """What of this model, in which quantisation, the devices are good for."""
+    def size_advice(self, fit_whole: Callable[[Sequence[Layer]], bool]) -> tuple[Advice, ...]:
+        """What of this model, in which quantisation, the devices are good for: those of which all layers fit."""
         if not self.usable:
             return ()
         whole = self.weighed(self.top)
         room = sum(b.available_bytes - whole.context[b.device] - whole.compute[b.device] for b in self.usable)
         largest = self.decided.largest_n_gpu_layers or 0
         layers, output = self.scale.subject.layers, self.scale.subject.output
-        return size_advice(layers, output, room_bytes=max(0, room), n_gpu_layers=largest, top=self.top)
+        return size_advice(
+            layers, output, room_bytes=max(0, room), n_gpu_layers=largest, top=self.top, fit_whole=fit_whole
+        )
 
     def _dealt(self, layers: Sequence[Layer], budgets: Sequence[Budget], kept: Assignment) -> Assignment:
         """Deal by what a layer brings: its slab, its cache, its part of the graph; what is fixed is not room."""

@@ -5,8 +5,8 @@ llama-quant.cpp; its finer rules for single architectures are left out: a real f
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -17,6 +17,15 @@ from app.model import Layer, Role, Tensor
 from app.placement.plan import Advice
 
 
+class _Kind(StrEnum):
+    """What a quantisation does with a tensor."""
+
+    KEPT = "kept"
+    BASE = "base"
+    MORE = "more"
+    OUTPUT = "output"
+
+
 @dataclass(frozen=True, slots=True)
 class Quantization:
     """One of the common ones: most matrices in `base`, the sensitive ones in `more`, the output in `output`."""
@@ -25,6 +34,11 @@ class Quantization:
     base: GGMLType
     more: GGMLType
     output: GGMLType
+
+    def type_of(self, kind: _Kind, dimensions: tuple[int, ...]) -> GGMLType:
+        """The type of a matrix of this kind; it must not be one that is kept."""
+        wanted = {_Kind.BASE: self.base, _Kind.MORE: self.more, _Kind.OUTPUT: self.output}[kind]
+        return _divided(wanted, dimensions[0])
 
 
 QUANTIZATIONS: Final = (
@@ -51,68 +65,88 @@ _STAND_IN: Final = {
 _SENSITIVE: Final = ("attn_v.weight", "ffn_down.weight", "ffn_down_exps.weight")
 
 
-class _Kind(StrEnum):
-    """What a quantisation does with a tensor."""
+def in_quantization(layers: Sequence[Layer], output: Tensor | None, quantization: Quantization) -> tuple[Layer, ...]:
+    """The layers as this quantisation would size them: what is no matrix, and a router, stays as it is."""
+    kind_of = _kinds(layers, output)
 
-    KEPT = "kept"
-    BASE = "base"
-    MORE = "more"
-    OUTPUT = "output"
+    def resized(tensor: Tensor) -> Tensor:
+        if (kind := kind_of(tensor)) is _Kind.KEPT:
+            return tensor
+        type_ = quantization.type_of(kind, tensor.dimensions)
+        return replace(tensor, type=type_.name, nbytes=_matrix_bytes(type_, tensor.dimensions))
+
+    return tuple(replace(layer, tensors=tuple(map(resized, layer.tensors))) for layer in layers)
 
 
-def estimated_bytes(layers: Iterable[Layer], output: Tensor | None, quantization: Quantization) -> int:
-    """The tensors' bytes in this quantisation; what is no matrix, and a router, stays as it is."""
-    return _bytes_in(_counted(tuple(layers), output), quantization)
+def _kinds(layers: Sequence[Layer], output: Tensor | None) -> Callable[[Tensor], _Kind]:
+    """What a quantisation does with each tensor of these layers."""
+    n_layer = sum(layer.role is Role.BLOCK for layer in layers)
+    sensitive = {layer.key for layer in layers if isinstance(layer.key, int) and _more_bits(layer.key, n_layer)}
+    logits = output.name if output else None
+
+    def kind_of(tensor: Tensor) -> _Kind:
+        if len(tensor.dimensions) < 2 or not tensor.dimensions[0] or "ffn_gate_inp" in tensor.name:
+            return _Kind.KEPT
+        if tensor.name == logits:
+            return _Kind.OUTPUT
+        return _Kind.MORE if tensor.layer in sensitive and tensor.name.endswith(_SENSITIVE) else _Kind.BASE
+
+    return kind_of
+
+
+def estimated_bytes(layers: Sequence[Layer], output: Tensor | None, quantization: Quantization) -> int:
+    """What all those layers come to, without making them."""
+    return _bytes_in(_counted(layers, output), quantization)
 
 
 def _counted(layers: Sequence[Layer], output: Tensor | None) -> Counter[tuple[_Kind, tuple[int, ...]]]:
     """How many matrices there are of each shape; of what is kept, how many bytes."""
-    n_layer = sum(layer.role is Role.BLOCK for layer in layers)
-    logits = output.name if output else None
+    kind_of = _kinds(layers, output)
     counted: Counter[tuple[_Kind, tuple[int, ...]]] = Counter()
-    for layer in layers:
-        more = isinstance(layer.key, int) and _more_bits(layer.key, n_layer)
-        for tensor in layer.tensors:
-            if len(tensor.dimensions) < 2 or not tensor.dimensions[0] or "ffn_gate_inp" in tensor.name:
-                counted[_Kind.KEPT, ()] += tensor.nbytes
-            elif tensor.name == logits:
-                counted[_Kind.OUTPUT, tensor.dimensions] += 1
-            else:
-                kind = _Kind.MORE if more and tensor.name.endswith(_SENSITIVE) else _Kind.BASE
-                counted[kind, tensor.dimensions] += 1
+    for tensor in (tensor for layer in layers for tensor in layer.tensors):
+        if (kind := kind_of(tensor)) is _Kind.KEPT:
+            counted[kind, ()] += tensor.nbytes
+        else:
+            counted[kind, tensor.dimensions] += 1
     return counted
 
 
 def _bytes_in(counted: Counter[tuple[_Kind, tuple[int, ...]]], quantization: Quantization) -> int:
-    types = {_Kind.BASE: quantization.base, _Kind.MORE: quantization.more, _Kind.OUTPUT: quantization.output}
     return sum(
-        count * (1 if kind is _Kind.KEPT else _matrix_bytes(types[kind], dimensions))
+        count * (1 if kind is _Kind.KEPT else _matrix_bytes(quantization.type_of(kind, dimensions), dimensions))
         for (kind, dimensions), count in counted.items()
     )
 
 
 def size_advice(
-    layers: Sequence[Layer], output: Tensor | None, *, room_bytes: int, n_gpu_layers: int, top: int
+    layers: Sequence[Layer],
+    output: Tensor | None,
+    *,
+    room_bytes: int,
+    n_gpu_layers: int,
+    top: int,
+    fit_whole: Callable[[Sequence[Layer]], bool],
 ) -> tuple[Advice, ...]:
-    """What the memory at hand is good for: the largest common quantisation that would fit whole, and a rule of thumb.
+    """What the memory at hand is good for: the largest smaller quantisation that would fit whole, and a rule of thumb.
 
-    `room_bytes` is what all devices together leave for weights, `n_gpu_layers` of `top` what fits of this file.
+    `room_bytes` is what all devices together leave for weights, `n_gpu_layers` of `top` what fits of this file;
+    `fit_whole` says whether these layers, in other sizes, would all fit, dealt out as was asked.
     """
     counted = _counted(layers, output)
     sizes = {each.name: _bytes_in(counted, each) for each in QUANTIZATIONS}
     advice = []
     if n_gpu_layers < top:
         present = sum(layer.size_bytes for layer in layers)
-        smaller = next((name for name, nbytes in sizes.items() if nbytes <= room_bytes and nbytes < present), None)
-        fits = f"this file fits with {n_gpu_layers} of {top} layers"
-        if smaller is None:
-            least = f"{QUANTIZATIONS[-1].name} would need about {sizes[QUANTIZATIONS[-1].name]} bytes of {room_bytes}"
-            advice.append(
-                Advice("no_quantization_fits", f"{fits}, and no common quantisation would fit whole: {least}")
-            )
+        smaller = (each for each in QUANTIZATIONS if sizes[each.name] < present)
+        largest = next((each.name for each in smaller if fit_whole(in_quantization(layers, output, each))), None)
+        fits, room = f"this file fits with {n_gpu_layers} of {top} layers", f"devices leave {room_bytes} for weights"
+        if largest is None:
+            least = f"{QUANTIZATIONS[-1].name} is about {sizes[QUANTIZATIONS[-1].name]} bytes"
+            message = f"{fits}, and no smaller common quantisation would fit whole: {least}, the {room}"
+            advice.append(Advice("no_quantization_fits", message))
         else:
-            message = f"{fits}; {smaller} would fit whole, with about {sizes[smaller]} bytes of {room_bytes}"
-            advice.append(Advice("smaller_quantization", message, smaller, sizes[smaller], room_bytes))
+            message = f"{fits}; {largest} would fit whole: it is about {sizes[largest]} bytes, the {room}"
+            advice.append(Advice("smaller_quantization", message, largest, sizes[largest], room_bytes))
     if 2 * room_bytes < sizes["F16"]:
         name, rule = "Q4_0", "less than half of"
     elif room_bytes < sizes["F16"]:
@@ -133,8 +167,8 @@ def _more_bits(block: int, n_layer: int) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _matrix_bytes(wanted: GGMLType, dimensions: tuple[int, ...]) -> int:
-    return tensor_bytes(_divided(wanted, dimensions[0]), dimensions)
+def _matrix_bytes(type_: GGMLType, dimensions: tuple[int, ...]) -> int:
+    return tensor_bytes(type_, dimensions)
 
 
 def _divided(wanted: GGMLType, row: int) -> GGMLType:

@@ -7,7 +7,7 @@ import pytest
 from app.gguf import GGMLType, parse_header
 from app.model import Model, describe
 from app.placement import output_matrix
-from app.placement.quantizations import QUANTIZATIONS, Quantization, estimated_bytes
+from app.placement.quantizations import QUANTIZATIONS, Quantization, estimated_bytes, in_quantization
 from tests.api.server import demo_file
 from tests.materialise import HEADERS
 
@@ -42,3 +42,16 @@ def test_popular_models_sizes_are_met(name: str, most: float) -> None:
     head = next(path for path in HEADERS if path.name == f"{name}-q4km.gguf.head.gz")
 
     assert 0 <= off(describe([parse_header(gzip.decompress(head.read_bytes()))]), Q4_K_M) <= most
+
+
+@pytest.mark.skipif(not HEADERS, reason="the shared fixtures are not here")
+@pytest.mark.parametrize("quantization", QUANTIZATIONS, ids=lambda each: each.name)
+def test_the_layers_of_a_quantisation_add_up_to_its_size(quantization: Quantization) -> None:
+    """Made tensor by tensor or only counted, a quantisation has one size."""
+    head = next(path for path in HEADERS if path.name == "llama-2-7b-q4km.gguf.head.gz")
+    model = describe([parse_header(gzip.decompress(head.read_bytes()))])
+    layers = in_quantization(model.layers, output_matrix(model), quantization)
+
+    assert sum(layer.size_bytes for layer in layers) == estimated_bytes(
+        model.layers, output_matrix(model), quantization
+    )
