@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.model import Model
 from app.placement import HOST, HostMode, Placement, PlacementRequest, Plan
 from app.residency.eviction import Freed, Offer, fewest, sums
-from app.residency.reconcile import propose
+from app.residency.reconcile import propose, would_fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,14 @@ class Case:
         plan = self._planned(self.room)
         if plan.fits or not self.offers:
             return Finding(plan, {}, self.room)
-        levels = fewest(self.offers, lambda freed: self._planned(self._with(freed)).fits)
+        levels = fewest(self.offers, self._is_enough)
         if levels is None:
             return Finding(plan, {}, self.room)
         room = self._with(sums(offer.freed(levels.get(offer.model, 0)) for offer in self.offers))
         return Finding(self._planned(room), levels, room)
+
+    def _is_enough(self, freed: Freed) -> bool:
+        return would_fit(self.model, self.request, self.here, self._with(freed))
 
     def _planned(self, room: Mapping[str, int]) -> Plan:
         return propose(self.model, self.request, self.here, room)
