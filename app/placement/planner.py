@@ -50,9 +50,9 @@ def plan(
     found = chosen.decided
 
     def fit_whole(others: Sequence[Layer]) -> bool:
-        return _is_feasible(
-            _with_sizes_of(subject, others), budgets, replace(request, n_gpu_layers="all"), host_bytes, None
-        )
+        # What `best` chooses from makes no difference where all layers go.
+        every = replace(request, n_gpu_layers="all", strategy=chosen.request.strategy)
+        return _is_feasible(_with_sizes_of(subject, others), budgets, every, host_bytes, None)
 
     found = replace(found, advice=(*why, *found.advice, *chosen.size_advice(fit_whole)))
     if not table:
