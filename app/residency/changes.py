@@ -205,7 +205,7 @@ class Changes:
         deadline = loop.time() + DRAIN_SECONDS
         while shortage := self._ledger.shortage(job.model, step.stage):
             job.check()
-            if loop.time() > deadline or not self._ledger.awaits(shortage.device):
+            if loop.time() > deadline or self._ledger.blames_others(job.model, shortage):
                 resident = self._residents.get(job.model)
                 now = resident.current.placement.n_gpu_layers if resident else 0
                 raise DoesNotFit(**asdict(shortage), largest_n_gpu_layers=now)

@@ -166,9 +166,10 @@ class Ledger:
                 return Shortage(device, nbytes, max(0, self._stageable(device, model)))
         return None
 
-    def awaits(self, device: str) -> bool:
-        """Whether somebody may yet give something of the device back: a reader who holds it, a job that is about to."""
-        return any(account.retired or account.leaving for account in self._accounts[device].values())
+    def blames_others(self, model: str, shortage: Shortage) -> bool:
+        """Whether there would be room but for what others, who are no models of ours, have taken of the device."""
+        taken = self._limits[shortage.device] - self._ours(shortage.device)
+        return shortage.required_bytes <= self._stageable(shortage.device, model) + taken
 
     def unstage(self, model: str, slabs: Iterable[Slab]) -> None:
         """Staged slabs were freed without ever having been used; they may be staged again."""

@@ -90,6 +90,7 @@ def test_headers_that_llama_cpp_wrote(name: str, tmp_path: Path) -> None:
     agree(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VOCABULARIES.is_dir(), reason="needs the shared fixtures")
 @pytest.mark.parametrize("path", vocabularies())
 def test_vocabularies(path: Path) -> None:
