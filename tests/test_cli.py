@@ -70,6 +70,7 @@ def test_directories_are_joined_by_colons() -> None:
     assert settings.models_dir == (Path("/a"), Path.home() / "b")
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     """A models directory or a device: a sentence, exit code 3, no traceback."""
     nowhere = tmp_path / "nowhere"
@@ -85,6 +86,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_limit_for_a_device_that_is_not_there_cannot_be(tmp_path: Path) -> None:
     """What only the devices can tell is the setting's fault all the same: a sentence, exit code 2, no traceback."""
     for name in ("sim:1", "cuda:0", "GPU-1"):
@@ -98,6 +100,7 @@ def test_a_limit_for_a_device_that_is_not_there_cannot_be(tmp_path: Path) -> Non
         assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_the_state_directory_and_the_port(tmp_path: Path) -> None:
     """Both are taken by the first one, which goes on undisturbed."""
     with running(tmp_path / "log", environment(tmp_path / "state")) as (_, client):

@@ -36,6 +36,7 @@ def test_a_signal_ends_streams_and_jobs_and_the_process(tmp_path: Path, number: 
         assert (model["state"], model["n_gpu_layers"]) == ("loaded", 3)
 
 
+@pytest.mark.slow
 def test_a_killed_process_comes_back_as_it_was_wished(tmp_path: Path) -> None:
     """Killed in the middle of a rebalance; the next one is not ready at first, then has the placement wished for."""
     state = tmp_path / "state"
