@@ -78,7 +78,7 @@ def fits(
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.data())
 def test_auto_equals_brute_force(data: st.DataObject) -> None:
     """The largest n is the largest for which any placement that the request allows fits; None where there is none."""
