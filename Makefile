@@ -10,6 +10,7 @@ PORT ?= 8288
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
+ON_ALL_CORES := --numprocesses auto --dist worksteal
 MODEL := SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_ID := smollm2-135m-instruct.q4_1
 
@@ -44,11 +45,11 @@ run: $(VENV)/.installed .models/$(MODEL)  ## serve the demo model on two simulat
 	@exec $(VENV)/bin/loadmaster serve
 
 test: $(VENV)/.installed .models/$(MODEL)  ## run the tests, all but the slow ones
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) $(ON_ALL_CORES) -m 'not slow'
 
 # pytest's exit status 5 says that there was no such test, which is fine for a subset.
 test-slow: $(VENV)/.installed .models/$(MODEL)  ## run the slow tests
-	$(PYTEST) -m slow || test $$? -eq 5
+	$(PYTEST) $(ON_ALL_CORES) -m slow || test $$? -eq 5
 
 # CuPy imports without a driver, so its names can be checked on any machine: here a missing CuPy fails
 # tests/test_cupy_names.py, which skips itself elsewhere.
