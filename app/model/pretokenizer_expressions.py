@@ -42,9 +42,18 @@ LINES_APART: Final = r"[^\n]+|\n+"
 NOT_BLANK: Final = r"\S+"
 
 # Groups of three from the right, as thousands are written; the first of a number brings along all that stands before
-# it. A later group is known by the digit before it: to look ahead for each would take quadratic time.
-THOUSANDS: Final = r"(?<=\p{N})\p{N}{3}|\P{N}*\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
-BEFORE_THOUSANDS: Final = r"(?=(?:[0-9]{3})+(?![0-9]))"
+# it. A later group is known by the digit before it: to look ahead for each would take quadratic time, and so would to
+# try, from each character of a text without digits, whether there is one.
+THOUSANDS: Final = r"(?<=\p{N})\p{N}{3}|[^\p{N}]*+(?:\p{N}{1,3}(?=(?:\p{N}{3})*+(?!\p{N}))|\z)"
+
+# Cut before each group of three ASCII digits, from the right, and nowhere else. The same care: a piece is a group, if
+# one begins here, then all that has no group, then the digits of the next number that are before its first group.
+_BEFORE_GROUPS: Final = r"[0-9]{1,2}(?=(?:[0-9]{3})++(?![0-9]))"
+GROUPS_OF_THOUSANDS: Final = (
+    r"(?:(?:(?<=[0-9])|(?!" + _BEFORE_GROUPS + r"))[0-9]{3})?+"
+    r"(?:[^0-9]|[0-9]{1,2}(?![0-9]))*+"
+    r"(?:(?<![0-9])" + _BEFORE_GROUPS + r")?"
+)
 
 # ── whole words ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

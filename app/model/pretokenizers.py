@@ -174,7 +174,7 @@ PRETOKENIZERS: Final[Mapping[str, PreTokenizer]] = MappingProxyType(
         ),
         "stablelm2": PreTokenizer((cut.QWEN2,)),
         "starcoder": _DIGITS_APART,
-        "superbpe": PreTokenizer((cut.DIGITS, cut.BEFORE_THOUSANDS), clean_spaces=False),
+        "superbpe": PreTokenizer((cut.DIGITS, cut.GROUPS_OF_THOUSANDS), clean_spaces=False),
         "talkie": _GPT4O,
         "tekken": PreTokenizer((cut.TEKKEN,), ignore_merges=True, add_bos=True, clean_spaces=False),
         "tiny_aya": _TINY_AYA,
