@@ -24,7 +24,10 @@ _WORD: Final = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _WORD_WITH_MARKS: Final = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
 _OTHERS: Final = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _OTHERS_AND_SLASHES: Final = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
-_LINES: Final = r"\s*[\r\n]+"
+_LINES: Final = r"(?:[^\S\r\n]*+[\r\n]++)++"  # all of a run of blanks up to its last line end
+# Capitals, then small letters; letters beyond ASCII are both. Possessive, so that no long text is gone back over.
+_CASED: Final = r"[^\r\n\p{L}\p{N}]?(?:[\p{L}&&[^a-z]]*+[a-z][\p{L}&&[^A-Z]]*+|(?:[A-Z]*+[\p{L}&&[^A-Za-z]]++)++)"
+_CAPITALS: Final = r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]++"
 _BLANKS: Final = r"\s+(?!\S)|\s+"  # the last one before a word is left to the word
 
 # Not Unicode's property: what llama.cpp's unicode_cpt_is_han takes for it.
@@ -61,7 +64,7 @@ GPT2: Final = _either(_SUFFIX, r" ?\p{L}+", r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+", 
 LLAMA3: Final = _either(_SUFFIX_IN_ANY_CASE, _WORD, r"\p{N}{1,3}", _OTHERS, _LINES, _BLANKS)
 QWEN2: Final = _either(_SUFFIX_IN_ANY_CASE, _WORD, r"\p{N}", _OTHERS, _LINES, _BLANKS)
 UFAKZEKA: Final = _either(_WORD, r"\p{N}", _OTHERS, _LINES, _BLANKS)
-BAILINGMOE: Final = _either(_SUFFIX_IN_ANY_CASE, _WORD, r"\p{N}", _OTHERS, r"\s*[\r\n]", _BLANKS)
+BAILINGMOE: Final = _either(_SUFFIX_IN_ANY_CASE, _WORD, r"\p{N}", _OTHERS, _LINES, _BLANKS)
 MINICPM5: Final = _either(_SUFFIX_IN_ANY_CASE, _WORD, r"\p{N}+", _OTHERS, _LINES, _BLANKS)
 SEED_CODER: Final = _either(_SUFFIX_IN_ANY_CASE, _WORD, r"\p{N}", r" ?[^\s\p{L}\p{N}\r\n]+", _LINES, _BLANKS)
 JAIS2: Final = _either(
@@ -82,33 +85,26 @@ EXAONE_MOE: Final = _either(
     r"[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+",
     r"\p{N}",
     r" ?[^\s\p{L}\p{N}]+[\r\n/]?",
-    r"\s*[\r\n]",
+    _LINES,
     _BLANKS,
 )
 TEKKEN: Final = _either(
-    r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]*[\p{L}&&[^A-Z]]+",
-    r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]+[\p{L}&&[^A-Z]]*",
+    _CASED,
+    _CAPITALS,
     r"\p{N}",
     _OTHERS_AND_SLASHES,
     _LINES,
     _BLANKS,
 )
 GPT4O: Final = _either(
-    r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]*[\p{L}&&[^A-Z]]+(?:" + _SUFFIX_IN_ANY_CASE + ")?",
-    r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]+[\p{L}&&[^A-Z]]*(?:" + _SUFFIX_IN_ANY_CASE + ")?",
+    _CASED + "(?:" + _SUFFIX_IN_ANY_CASE + ")?",
+    _CAPITALS + "(?:" + _SUFFIX_IN_ANY_CASE + ")?",
     r"\p{N}{1,3}",
     _OTHERS_AND_SLASHES,
     _LINES,
     _BLANKS,
 )
-GRANITE_EMBEDDING: Final = _either(
-    r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^a-z]]*[\p{L}\p{M}&&[^A-Z]]+(?:" + _SUFFIX_IN_ANY_CASE + ")?",
-    r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^a-z]]+[\p{L}\p{M}&&[^A-Z]]*(?:" + _SUFFIX_IN_ANY_CASE + ")?",
-    r"\p{N}{1,3}",
-    _OTHERS_AND_SLASHES,
-    _LINES,
-    _BLANKS,
-)
+GRANITE_EMBEDDING: Final = GPT4O.replace(r"[\p{L}&&", r"[\p{L}\p{M}&&")
 TINY_AYA: Final = _either(
     _WORD_WITH_MARKS + "(?:" + _SUFFIX_IN_ANY_CASE + ")?", r"\p{N}{1,3}", _OTHERS_AND_SLASHES, _LINES, _BLANKS
 )
