@@ -82,7 +82,7 @@ QWEN35: Final = _either(
 )
 EXAONE_MOE: Final = _either(
     _SUFFIX_IN_ANY_CASE,
-    r"[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+",
+    r"[^\r\n\p{L}\p{N}]?\p{L}(?:[\p{L}\p{M}]++| (?=\p{L}))*+",
     r"\p{N}",
     r" ?[^\s\p{L}\p{N}]+[\r\n/]?",
     _LINES,
