@@ -22,6 +22,8 @@ GPU_BYTES = 256 << 20
 HOST_REGISTER_PORTABLE = 1  # of the CUDA runtime; CuPy has no name for it
 COLD_SHARE = 0.01
 """What may be left of a cold file in the page cache."""
+WARM_SHARE = 0.99
+"""What is enough of a warm file: a kernel that reclaims memory before it is short (DAMON) takes pages at any time."""
 COOLING_SECONDS = 5.0
 
 
@@ -42,7 +44,7 @@ class Source:
 
     def warm(self) -> None:
         """Have all of it in the page cache."""
-        if self.cached < 1:
+        if self.cached < WARM_SHARE:
             read(self, 1, PIECE_BYTES, ExitStack())
 
     def cool(self) -> bool:

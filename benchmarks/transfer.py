@@ -7,8 +7,9 @@ Ceilings and ours take turns, every other round in reverse; the median round cou
 each round's two times give. A first round is thrown away: memory that a virtual machine has never touched is its host's
 to find, three times slower. Ours is from the request to the job's end; a ceiling into a fresh memory file makes, maps
 and fills it; nobody's freeing is counted. Warm is in the page cache; cold is nothing of it there, checked, although the
-disk may be a virtual one that remembers. A load to the host may end before all of it is read: the last column says how
-much is in the page cache by then.
+disk may be a virtual one that remembers. In passing is how a model is loaded that is larger than the host's memory may
+become: the page cache forgets what was copied. A load to the host may end before all of it is read: the last column
+says how much is in the page cache by then.
 
 --sweep shows the ways of filling fresh memory instead, by threads and by the size of a piece.
 """
@@ -36,7 +37,7 @@ from app.devices.simulated import SimulatedDevice
 from app.placement import PlacementRequest
 from app.residency import Loadmaster
 from app.residency.wishes import Wishes
-from benchmarks._ceilings import INTO_MEMORY, Copy, Source, into_mapping, populate, read, seconds, to_gpu
+from benchmarks._ceilings import INTO_MEMORY, WARM_SHARE, Copy, Source, into_mapping, populate, read, seconds, to_gpu
 from benchmarks._record import record
 from benchmarks._synthetic import MODEL, synthetic_model
 
@@ -95,13 +96,13 @@ class Ours:
     ) -> float:
         """How long it takes to bring the model from where `before` has it to where the request says; unloads it.
 
-        With `cached_too` it takes until all of that file is in the page cache.
+        With `cached_too` it takes until that file is in the page cache, too.
         """
         for earlier in before:
             await self._placed(earlier)
         began = time.perf_counter()
         await self._placed(request)
-        while cached_too is not None and cached_too.cached < 1:  # noqa: ASYNC110 - of what has no event
+        while cached_too is not None and cached_too.cached < WARM_SHARE:  # noqa: ASYNC110 - of what has no event
             await asyncio.sleep(0.001)
         took = time.perf_counter() - began
         await (await self._loadmaster.unload(MODEL)).wait()
@@ -112,9 +113,10 @@ class Ours:
 
     @classmethod
     @asynccontextmanager
-    async def on(cls, path: Path, state: Path, devices: list[Device]) -> AsyncIterator["Ours"]:
+    async def on(cls, path: Path, state: Path, devices: list[Device], memory_limit: str) -> AsyncIterator["Ours"]:
         """A service that runs, for the length of a block."""
-        loadmaster = Loadmaster([path.parent], devices, limits_of("all", devices), await Wishes.open(state), encode)
+        limits = limits_of(memory_limit, devices)
+        loadmaster = Loadmaster([path.parent], devices, limits, await Wishes.open(state), encode)
         try:
             await loadmaster.start()
             yield cls(loadmaster)
@@ -137,7 +139,7 @@ def threaded(name: str, threads: int) -> str:
     return f"{name}, {threads} thread{'s'[: threads > 1]}"
 
 
-def host_sides(source: Source, ours: Ours, readers: int) -> list[Side]:
+def host_sides(source: Source, ours: Ours, in_passing: Ours, readers: int) -> list[Side]:
     """What can be compared on any machine, each ceiling before those who are measured by it."""
     filled, plain = threaded(FILLED, readers), threaded(READ, readers)
     fewer = [1 << power for power in range(readers.bit_length()) if 1 << power < readers]
@@ -153,6 +155,8 @@ def host_sides(source: Source, ours: Ours, readers: int) -> list[Side]:
             Side("ours to a simulated device", partial(ours.change, all_on("sim:0")), cold, copied),
             Side("ours to two of them", partial(ours.change, all_on("sim:0", "sim:1")), cold, copied),
         ]
+    to_one = all_on("sim:0")
+    sides.append(Side("ours to a simulated device, in passing", partial(in_passing.change, to_one), True, plain))
     return sides
 
 
@@ -175,8 +179,11 @@ async def measure(path: Path, readers: int, limit_seconds: float) -> tuple[list[
     with Source.of(path) as source, tempfile.TemporaryDirectory(prefix="loadmaster-") as state:
         simulated = [SimulatedDevice(f"sim:{number}", 2 * source.nbytes) for number in range(2)]
         devices = [*gpus, *simulated, HostDevice()]
-        async with Ours.on(path, Path(state), devices) as ours:
-            sides = host_sides(source, ours, readers) + (gpu_sides(source, ours, readers) if gpus else [])
+        async with (
+            Ours.on(path, Path(state, "all"), devices, "all") as ours,
+            Ours.on(path, Path(state, "in-passing"), devices, "cpu=1B") as in_passing,
+        ):
+            sides = host_sides(source, ours, in_passing, readers) + (gpu_sides(source, ours, readers) if gpus else [])
             missing = "" if gpus else "No GPU here: nothing of it was measured."
             if not source.cool():
                 sides = [side for side in sides if not side.cold]

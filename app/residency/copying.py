@@ -4,16 +4,20 @@ A device is fed by several readers at once, for one thread that copies out of th
 than any bus. Portions are taken in the order of the file, which is what the kernel's readahead is best at: to ask for
 more ahead of it (WILLNEED) made cold files slower.
 
+What is copied stays in the page cache, for the next load or to come back to the host, but for files that are larger
+than all of it may be: they would push out everything else, and their own beginnings before their ends are read.
+
 All sizes and offsets are in bytes.
 """
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from app.devices import Device, Meter, Segment
+from app.devices.mapping import PAGE
 from app.errors import TransferFailed
 from app.residency.files import OpenFiles
 from app.residency.residents import LiveSlab
@@ -51,8 +55,11 @@ def portions(slabs: Iterable[LiveSlab]) -> Iterator[Portion]:
                 yield Portion(live, file, group)
 
 
-def copy_portions(device: Device, files: OpenFiles, waiting: deque[Portion], meter: Meter) -> None:
-    """Be a reader: take portions until none is waiting, and check that the device acknowledges each byte. Blocks."""
+def copy_portions(device: Device, files: OpenFiles, waiting: deque[Portion], meter: Meter, *, in_passing: bool) -> None:
+    """Be a reader: take portions until none is waiting, and check that the device acknowledges each byte. Blocks.
+
+    `in_passing` has the page cache forget each portion once it is copied.
+    """
     while True:
         try:
             portion = waiting.popleft()
@@ -62,6 +69,8 @@ def copy_portions(device: Device, files: OpenFiles, waiting: deque[Portion], met
         before = meter.bytes_done
         with files.in_order(portion.file) as fd:
             device.copy(fd, portion.segments, portion.live.buffer, meter)
+            if in_passing:
+                _forget(fd, portion.segments)
         done = meter.bytes_done - before
         if done != portion.nbytes:
             raise TransferFailed(
@@ -70,6 +79,17 @@ def copy_portions(device: Device, files: OpenFiles, waiting: deque[Portion], met
                 done_bytes=done,
                 requested_bytes=portion.nbytes,
             )
+
+
+def _forget(fd: int, segments: Sequence[Segment]) -> None:
+    """Each run of segments at once: a page, or a large folio, that two of them share is forgotten only as a whole."""
+    start = end = segments[0].file_offset
+    for segment in segments:
+        if not 0 <= segment.file_offset - end < PAGE:
+            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+            start = segment.file_offset
+        end = segment.file_offset + segment.nbytes
+    os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
 
 
 def _cut(segment: Segment) -> Iterator[Segment]:

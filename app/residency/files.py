@@ -256,9 +256,14 @@ class OpenFiles:
             mapped.keep_locked([(offset, nbytes) for file, offset, nbytes in ranges if file == number])
 
     @property
+    def size_bytes(self) -> int:
+        """The size of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
     def mapped_bytes(self) -> int:
         """The size of all mappings."""
-        return sum(file.size_bytes for file in self.files) if self._maps else 0
+        return self.size_bytes if self._maps else 0
 
     @property
     def locked_bytes(self) -> int:

@@ -10,11 +10,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from app.devices import Device, Meter
+from app.devices.host import host_memory
 from app.errors import Cancelled, DeviceError, TransferFailed
-from app.placement import Slab
+from app.placement import HOST, Slab
 from app.residency.copying import READERS, copy_portions, portions
 from app.residency.files import OpenFiles
 from app.residency.jobs import Job
@@ -92,14 +94,15 @@ class Transfer:
     async def _fill(self, job: Job, files: OpenFiles, staged: Sequence[LiveSlab]) -> None:
         """Copy the slabs' bytes, devices side by side, with several readers for each; the first failure stops all."""
         groups = _by_device(staged)
+        in_passing = files.size_bytes > min(self._ledger.room(HOST, job.model), await self._run(_available_bytes))
         meters: list[Meter] = []
         readers: list[asyncio.Future[None]] = []
         for device, group in groups.items():
             waiting = deque(portions(group))
             for _ in range(min(len(waiting), max(1, READERS // len(groups)))):
                 meters.append(job.meter())
-                reading = self._run(copy_portions, self._devices[device], files, waiting, meters[-1])
-                readers.append(asyncio.ensure_future(reading))
+                device_copy = partial(copy_portions, self._devices[device], files, waiting, meters[-1])
+                readers.append(asyncio.ensure_future(self._run(device_copy, in_passing=in_passing)))
         if not readers:
             return
         done, _ = await asyncio.wait(readers, return_when=asyncio.FIRST_EXCEPTION)
@@ -135,6 +138,11 @@ def _allocate(device: Device, slabs: Sequence[Slab]) -> list[LiveSlab]:
         _release(live)
         raise
     return live
+
+
+def _available_bytes() -> int:
+    """What the page cache may come to be, at the cost of what it has. Blocks."""
+    return host_memory().available_bytes
 
 
 def _release(slabs: Sequence[LiveSlab]) -> None:
