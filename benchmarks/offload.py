@@ -3,7 +3,7 @@
 usage: python -m benchmarks.offload [--record] [--rounds N] [--directory DIR]
 
 The demo model, 30 blocks, on one simulated device: with a bandwidth, so that copying is what takes the time, and as
-fast as memory. The two ways take turns; the median round counts. An offload copies only the layers that were not there,
+fast as memory; and on the first GPU, where there is one. The two ways take turns; the median round counts. An offload copies only the layers that were not there,
 so its share of the time should be its share of the bytes. Where the link is as fast as memory the rest shows: a wish
 that is written and synchronised to the disk for every change (the state is kept in DIR), and memory that the system
 has to find for every layer.
@@ -24,6 +24,7 @@ from app.api.schemas import encode
 from app.devices import Device
 from app.devices.host import HostDevice
 from app.devices.limits import limits_of
+from app.devices.settings import open_devices
 from app.devices.simulated import SimulatedDevice
 from app.placement import PlacementRequest
 from app.residency import Loadmaster
@@ -35,7 +36,7 @@ from tests.api.server import demo_file
 
 FEW, MANY = 16, 24
 CAPACITY = 256 << 20
-LINKS = {"200 MiB/s": 200 << 20, "as memory": None}
+LINKS: dict[str, int | None] = {"200 MiB/s": 200 << 20, "as memory": None}
 
 
 class Row(NamedTuple):
@@ -70,9 +71,17 @@ class Stopwatch:
         return self.copied[name], statistics.median(self.seconds[name])
 
 
-async def measure(state: Path, link: str, rounds: int) -> list[Row]:
+def devices_to_try() -> dict[str, Device]:
+    """One for each kind of link, by its name."""
+    found: dict[str, Device] = {
+        link: SimulatedDevice("sim:0", CAPACITY, bytes_per_second=speed) for link, speed in LINKS.items()
+    }
+    return found | {gpu.name: gpu for gpu in open_devices("auto")[:1]}
+
+
+async def measure(state: Path, link: str, device: Device, rounds: int) -> list[Row]:
     """Go up and down both ways, by turns."""
-    devices: list[Device] = [SimulatedDevice("sim:0", CAPACITY, bytes_per_second=LINKS[link]), HostDevice()]
+    devices = [device, HostDevice()]
     wishes = await Wishes.open(state)
     loadmaster = Loadmaster([demo_file().parent], devices, limits_of("all", devices), wishes, encode)
     await loadmaster.start()
@@ -123,13 +132,13 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append the table to RESULTS.md")
     options = parser.parse_args()
     rows = []
-    for link in LINKS:
+    for link, device in devices_to_try().items():
         with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-            rows += asyncio.run(measure(Path(directory), link, options.rounds))
+            rows += asyncio.run(measure(Path(directory), link, device, options.rounds))
     report = table(rows)
     print(report)
     if options.record:
-        how = f"the demo model in the page cache, one simulated device, median of {options.rounds} rounds"
+        how = f"the demo model in the page cache, one device, median of {options.rounds} rounds"
         record("Offload beside unload and load", how, report)
 
 
