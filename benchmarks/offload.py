@@ -3,10 +3,10 @@
 usage: python -m benchmarks.offload [--record] [--rounds N] [--directory DIR]
 
 The demo model, 30 blocks, on one simulated device: with a bandwidth, so that copying is what takes the time, and as
-fast as memory; and on the first GPU, where there is one. The two ways take turns; the median round counts. An offload copies only the layers that were not there,
-so its share of the time should be its share of the bytes. Where the link is as fast as memory the rest shows: a wish
-that is written and synchronised to the disk for every change (the state is kept in DIR), and memory that the system
-has to find for every layer.
+fast as memory; and on the first GPU, where there is one. The two ways take turns; the median round counts. An offload
+copies only the layers that were not there, so its share of the time should be its share of the bytes. Where the link is
+as fast as memory the rest shows: a wish that is written and synchronised to the disk for every change (the state is
+kept in DIR), and memory that the system has to find for every layer.
 """
 
 import argparse
