@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from app import __version__
 from app.api import events, jobs, models, placement, system
+from app.api.answers import Answers, Shortcut
 from app.api.errors import add_error_handlers
 from app.api.middleware import BodyLimit, Door, StartRefusal
 from app.api.schemas import encode
@@ -37,6 +38,7 @@ class State(TypedDict):
     """What every request can reach."""
 
     loadmaster: Loadmaster
+    answers: Answers
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -57,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             await loadmaster.start()
             with _on_a_signal(loadmaster.begin_stop):
-                yield State(loadmaster=loadmaster)
+                yield State(loadmaster=loadmaster, answers=Answers(loadmaster))
         finally:
             await loadmaster.stop()
 
@@ -70,6 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.add_middleware(Shortcut)  # the innermost: all that follow stand around it
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Door, hosts=(settings.host, *settings.allowed_hosts))
     app.add_middleware(StartRefusal)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from app.api.byte_ranges import RangeNotSatisfiable, TensorResponse, byte_range
-from app.api.deps import EntryDep, Limit, LoadmasterDep, Offset, OptionalLimit
+from app.api.conditional import CONDITIONAL, ConditionalJSON
+from app.api.deps import AnswersDep, EntryDep, Limit, LoadmasterDep, Offset, OptionalLimit
 from app.api.errors import raw_error_response
 from app.api.refusals import refusals
 from app.api.schemas import (
@@ -20,6 +21,7 @@ from app.api.schemas import (
     ProblemOut,
     StatisticsOut,
     VocabularyOut,
+    list_of_models,
 )
 from app.errors import InvalidValue, NotLoaded
 from app.gguf import Array
@@ -33,24 +35,27 @@ INLINE_ELEMENTS = 64
 HEAD_ELEMENTS = 8
 
 
-@router.get("")
+@router.get("", response_model=ListOut[ModelOut], responses=CONDITIONAL)
 async def models(
+    answers: AnswersDep,
     loadmaster: LoadmasterDep,
     state: Annotated[ModelState | None, Query(description="Only models in this state.")] = None,
     offset: Offset = 0,
     limit: OptionalLimit = None,
-) -> ListOut[ModelOut]:
+) -> Response:
     """All models: what OpenAI's clients expect of a list of models, and more."""
+    if state is None and not offset and limit is None:
+        return await answers.models()
     found = [record for record in loadmaster.library.records() if state is None or record.state is state]
     page = found[offset : None if limit is None else offset + limit]
-    return ListOut(data=[ModelOut.model_validate(record) for record in page], total=len(found))
+    return ConditionalJSON(list_of_models(page, total=len(found)).model_dump_json().encode())
 
 
 @router.post("/rescan", responses=refusals(503))
 async def rescan(loadmaster: LoadmasterDep) -> ListOut[ModelOut]:
     """Look at the models directories again, and list what is there now."""
     await loadmaster.rescan()
-    return await models(loadmaster)
+    return list_of_models(loadmaster.library.records())
 
 
 @router.get("/{id:model}/metadata", responses=refusals(404, 409, 503))

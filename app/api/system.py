@@ -7,8 +7,10 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from app.api.deps import LoadmasterDep
+from app.api.conditional import CONDITIONAL
+from app.api.deps import AnswersDep, LoadmasterDep
 from app.api.metrics import exposition
+from app.api.refusals import refusals
 from app.api.schemas import DeviceOut, HealthOut, ListOut
 from app.placement import HOST
 from app.residency.records import MemoryRecord
@@ -19,8 +21,7 @@ router = APIRouter(tags=["system"])
 @router.get("/v1/devices")
 async def devices(loadmaster: LoadmasterDep) -> ListOut[DeviceOut]:
     """The accelerators, and the host, with what they can do."""
-    await loadmaster.memory.ask()
-    record = loadmaster.memory.record()
+    record = await loadmaster.memory.look()
     found = [
         DeviceOut(
             id=memory.id,
@@ -54,11 +55,13 @@ async def devices(loadmaster: LoadmasterDep) -> ListOut[DeviceOut]:
     return ListOut(data=found, total=len(found))
 
 
-@router.get("/v1/memory")
-async def memory(loadmaster: LoadmasterDep) -> MemoryRecord:
-    """All memory in one answer: what we hold, and what the system reports."""
-    await loadmaster.memory.ask()
-    return loadmaster.memory.record()
+@router.get("/v1/memory", response_model=MemoryRecord, responses={**CONDITIONAL, **refusals(503)})
+async def memory(answers: AnswersDep) -> Response:
+    """All memory in one answer: what we hold now, and what the system reported at most a second ago.
+
+    `time` says since when all of it is so.
+    """
+    return await answers.memory()
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -80,7 +83,7 @@ async def readyz(loadmaster: LoadmasterDep, response: Response) -> HealthOut:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(loadmaster: LoadmasterDep) -> Response:
     """The same numbers for Prometheus."""
-    await loadmaster.memory.ask()
+    await loadmaster.memory.look()
     return Response(exposition(loadmaster), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -38,7 +38,8 @@ class Broadcast:
     def __init__(self, boot: str, encode: Callable[[Payload], str]) -> None:
         self.boot = boot
         self._encode = encode
-        self._number = 0
+        self.number = 0
+        """The last event's; only grows."""
         self._ring: deque[Event] = deque(maxlen=RING)
         self._listeners: set[Listener] = set()
         self._closed = False
@@ -51,15 +52,15 @@ class Broadcast:
     def send(self, payload: JobRecord | ModelRecord | MemoryRecord) -> None:
         """Tell everybody. Never waits: a full queue is dropped, and its listener gets a snapshot instead."""
         name, about = _topic(payload)
-        self._number += 1
-        event = Event(f"{self.boot}-{self._number}", name, self._encode(payload), about)
+        self.number += 1
+        event = Event(f"{self.boot}-{self.number}", name, self._encode(payload), about)
         self._ring.append(event)
         for listener in self._listeners:
             listener.put(event)
 
     def snapshot(self, present: Snapshot) -> Event:
         """The present as an event; its id is the last one's, so that what comes next is what comes after it."""
-        return Event(f"{self.boot}-{self._number}", "snapshot", self._encode(present), None)
+        return Event(f"{self.boot}-{self.number}", "snapshot", self._encode(present), None)
 
     def listen(self, last_event_id: str | None = None) -> "Listener":
         """A new listener: it replays what came after `last_event_id` if that is still known, else wants a snapshot.
@@ -81,7 +82,7 @@ class Broadcast:
 
         Nobody can replay across such a change either.
         """
-        self._number += 1
+        self.number += 1
         self._ring.clear()
         for listener in self._listeners:
             listener.fall_behind()
@@ -97,7 +98,7 @@ class Broadcast:
         boot, _, number = (last_event_id or "").rpartition("-")
         if boot != self.boot or not (number.isascii() and number.isdigit()) or len(number) > 18:
             return None
-        behind = self._number - int(number)
+        behind = self.number - int(number)
         if not 0 <= behind <= len(self._ring):
             return None
         return list(self._ring)[len(self._ring) - behind :]

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from app.devices import Meter
@@ -278,6 +278,11 @@ class Jobs:
     def active(self, model: str) -> Job | None:
         """The model's job that is queued or running."""
         return self._active.get(model)
+
+    @property
+    def by_model(self) -> Mapping[str, Job]:
+        """The active jobs."""
+        return self._active
 
     def get(self, job_id: str) -> Job:
         """A job by its id; NotFound."""

@@ -68,6 +68,8 @@ class Ledger:
         self._accounts: dict[str, dict[str, _Account]] = {device: {} for device in limits}
         self._claimants: dict[str, None] = {}
         """The models that have claims, in the order in which they came."""
+        self.revision = 0
+        """Grows with every change of the books; what others leave is no entry of ours."""
 
     def bound(self, device: str, left_bytes: int) -> None:
         """Others, who are no models of ours, leave so much of the device; its limit holds all the same."""
@@ -76,6 +78,7 @@ class Ledger:
 
     def lose(self, device: str) -> None:
         """The device is lost: it has no room and nobody a claim on it. What is on it counts until it is freed."""
+        self.revision += 1
         self._lost.add(device)
         for account in self._accounts[device].values():
             account.claimed = account.promised = 0
@@ -127,6 +130,7 @@ class Ledger:
 
         What was set aside for it before stays so, as far as it is claimed anew.
         """
+        self.revision += 1
         self._claimants.setdefault(model)
         for device in self._limits:
             account = self._account(device, model)
@@ -136,6 +140,7 @@ class Ledger:
 
     def unclaim(self, model: str) -> None:
         """The model's job has ended: it will stage no more, and what was to leave has left, or is held."""
+        self.revision += 1
         self._claimants.pop(model, None)
         for device in self._limits:
             account = self._account(device, model)
@@ -144,11 +149,13 @@ class Ledger:
 
     def leave(self, model: str, nbytes: Mapping[str, int]) -> None:
         """The model's job is about to give back so much of each device."""
+        self.revision += 1
         for device in self._limits:
             self._account(device, model).leaving = nbytes.get(device, 0)
 
     def stage(self, model: str, slabs: Iterable[Slab]) -> None:
         """Count slabs as staged, out of what was promised; all of them, or OutOfDeviceMemory and none."""
+        self.revision += 1
         slabs = tuple(slabs)
         if short := self.shortage(model, slabs):
             free = short.available_bytes
@@ -173,6 +180,7 @@ class Ledger:
 
     def unstage(self, model: str, slabs: Iterable[Slab]) -> None:
         """Staged slabs were freed without ever having been used; they may be staged again."""
+        self.revision += 1
         for slab in slabs:
             account = self._account(slab.device, model)
             account.staged -= slab.nbytes
@@ -182,6 +190,7 @@ class Ledger:
 
     def publish(self, model: str, slabs: Iterable[Slab]) -> None:
         """Staged slabs are in the current placement."""
+        self.revision += 1
         for slab in slabs:
             account = self._account(slab.device, model)
             account.staged -= slab.nbytes
@@ -190,6 +199,7 @@ class Ledger:
 
     def retire(self, model: str, slabs: Iterable[Slab]) -> None:
         """Used slabs were replaced, and are not freed yet."""
+        self.revision += 1
         for slab in slabs:
             account = self._account(slab.device, model)
             account.used -= slab.nbytes
@@ -198,6 +208,7 @@ class Ledger:
 
     def free(self, model: str, slabs: Iterable[Slab]) -> None:
         """Retired slabs were given back to the device; the claims that lack something get it, the model's own first."""
+        self.revision += 1
         for slab in slabs:
             account = self._account(slab.device, model)
             account.retired -= slab.nbytes

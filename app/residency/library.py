@@ -35,14 +35,18 @@ class Library:
         self._jobs = jobs
         self._wishes = wishes
         self._scanned: dict[str, Entry] = {}
+        self._scans = 0
         self._scanning = asyncio.Lock()
         self.failures: dict[str, LoadmasterError] = {}
         """Why the last load of a model that is not loaded failed."""
+        self._records: tuple[ModelRecord, ...] = ()
+        self._made_of: object = None
 
     async def rescan(self) -> None:
         """Look at the directories again. A loaded model stays what it was when it was loaded."""
         async with self._scanning:  # of two scans the later one must have the last word
             self._scanned = await asyncio.to_thread(scan, self._directories, self._scanned)
+            self._scans += 1
         for gone in self.failures.keys() - self._scanned.keys():
             del self.failures[gone]
 
@@ -99,8 +103,20 @@ class Library:
         )
 
     def records(self) -> tuple[ModelRecord, ...]:
-        """All models at this moment."""
-        return tuple(self.record(entry) for entry in self.entries())
+        """All models at this moment. The same object for as long as nothing of it has changed."""
+        made_of = self._present()
+        if made_of != self._made_of:
+            self._records = tuple(self.record(entry) for entry in self.entries())
+            self._made_of = made_of
+        return self._records
+
+    def _present(self) -> object:
+        """All that the records are made of: while it is equal, so are they. There are few loaded models among many."""
+        loaded = [
+            (id_, resident.current.number, resident.used_at, self._wishes.retention(id_))
+            for id_, resident in self._residents.items()
+        ]
+        return self._scans, loaded, dict(self._jobs.by_model), dict(self.failures)
 
     def layers(self, entry: Entry) -> list[LayerRecord]:
         """The model's layers and where they are; where it is not loaded, that is the host's files."""

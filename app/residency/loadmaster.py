@@ -31,7 +31,7 @@ from app.residency.memory import Memory
 from app.residency.neighbours import Neighbours
 from app.residency.orders import Orders
 from app.residency.reading import Reading, open_generation
-from app.residency.records import JobKind, ModelRecord, Snapshot
+from app.residency.records import JobKind, MemoryRecord, ModelRecord, Snapshot
 from app.residency.registry import Entry
 from app.residency.residents import Resident
 from app.residency.restart import Restart
@@ -65,6 +65,8 @@ class Loadmaster:
         self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer")
         self._verify_threads = ThreadPoolExecutor(VERIFY_THREADS, "verify")
         self._memory_changed = asyncio.Event()
+        self._snapshot: Event | None = None
+        self._snapshot_of: object = None
         residents, jobs, told = self._residents, self.jobs, self._told
         self.library = Library(directories, residents, jobs, wishes)
         self.memory = Memory(self.devices, ledger, residents)
@@ -228,10 +230,14 @@ class Loadmaster:
         return Reading(found, *await open_generation(entry, self._residents.get(model)))
 
     async def snapshot(self) -> Event:
-        """The present as an event."""
-        await self.memory.ask()
-        jobs = tuple(job.record() for job in self.jobs.newest_first())
-        return self.broadcast.snapshot(Snapshot(self.library.records(), jobs, self.memory.record()))
+        """The present as an event: made once for all who want it before anything else has been told, or has changed."""
+        memory, models = await self.memory.look(), self.library.records()
+        made_of = (self.broadcast.number, models, memory)
+        if self._snapshot is None or made_of != self._snapshot_of:
+            jobs = tuple(job.record() for job in self.jobs.newest_first())
+            self._snapshot = self.broadcast.snapshot(Snapshot(models, jobs, memory))
+            self._snapshot_of = made_of
+        return self._snapshot
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,12 +275,15 @@ class Loadmaster:
         self._idleness.changed()
 
     async def _tell_memory(self) -> None:
+        told: MemoryRecord | None = None
         while True:
             await self._memory_changed.wait()
             self._memory_changed.clear()
             try:
-                await self.memory.ask()
-                self.broadcast.send(self.memory.record())
+                memory = await self.memory.look()
+                if memory is not told:
+                    self.broadcast.send(memory)
+                    told = memory
             except Exception:  # the next change is to be told all the same
                 log.exception("what memory there is could not be told")
             await asyncio.sleep(MEMORY_SECONDS)

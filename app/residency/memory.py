@@ -1,9 +1,14 @@
-"""The truth about memory: what we hold (the ledger) beside what the system reports, never one for the other."""
+"""The truth about memory: what we hold (the ledger) beside what the system reports, never one for the other.
+
+One record serves everybody who looks: routes, events, metrics. It is made anew when the books or a figure of the
+system's have changed, so its `time` says since when all of it is so.
+"""
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from app.devices import Device, DeviceMemory
 from app.devices.host import HostMemory, host_memory
@@ -13,11 +18,16 @@ from app.residency.ledger import Ledger
 from app.residency.records import DeviceMemoryRecord, HostMemoryRecord, MemoryRecord, ModelMemoryRecord
 from app.residency.residents import Resident
 
+FRESH_SECONDS: Final = 1.0
+"""How old what the system reports may be for somebody who only looks."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Reported:
-    """What the system said when it was last asked."""
+    """What the system said when it was last asked: when that was, and by which revision of the books."""
 
+    asked_at: float
+    revision: int
     devices: Mapping[str, DeviceMemory]
     host: HostMemory
     resident_bytes: int | None
@@ -32,24 +42,59 @@ class Memory:
         self._residents = residents
         self._reported: _Reported | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._record: MemoryRecord | None = None
+        self._made_of: tuple[int, _Reported | None] | None = None
+        """The revision of the books and the answer of the system that the record was made of."""
+
+    async def look(self) -> MemoryRecord:
+        """All memory: as we hold it now, and as the system reported it at most FRESH_SECONDS ago.
+
+        It is asked anew first where the books have changed since, so that whoever has seen a job end sees what the
+        device says after it; and in good time by those who look often, so that none of them waits. HostError.
+        """
+        reported = self._reported
+        age = time.monotonic() - reported.asked_at if reported else FRESH_SECONDS
+        if reported is None or age >= FRESH_SECONDS or reported.revision != self._ledger.revision:
+            await self.ask()
+        elif age >= FRESH_SECONDS / 2:
+            self._out()
+        return self.record()
 
     async def ask(self) -> None:
         """Ask the system anew. Whoever comes while the question is out waits for the next one, all together."""
         if self._asking is not None:
             await asyncio.wait([self._asking])  # it may have looked before the caller's change
+        await asyncio.shield(self._out())
+
+    def _out(self) -> asyncio.Task[None]:
+        """The question that is out; asked now where none is."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
-        await asyncio.shield(self._asking)
+            self._asking.add_done_callback(_heard)
+        return self._asking
 
     async def _ask(self) -> None:
         files = [resident.current.files for resident in self._residents.values()]
-        self._reported = await asyncio.to_thread(_report, self._devices, files)
+        asked_at, revision = time.monotonic(), self._ledger.revision
+        self._reported = await asyncio.to_thread(_report, asked_at, revision, self._devices, files)
         for device, memory in self._reported.devices.items():
             if memory.total_bytes is not None and memory.others_bytes is not None:
                 self._ledger.bound(device, memory.total_bytes - memory.others_bytes)
 
     def record(self) -> MemoryRecord:
-        """All memory now, as far as we hold it; as of the last `ask`, where the system reports it."""
+        """All memory now, as far as we hold it; as of the last `ask`, where the system reports it.
+
+        The same object for as long as nothing of it has changed.
+        """
+        made_of = (self._ledger.revision, self._reported)
+        if self._record is None or self._made_of != made_of:
+            made = self._made()
+            if self._record is None or replace(made, time=self._record.time) != self._record:
+                self._record = made
+            self._made_of = made_of
+        return self._record
+
+    def _made(self) -> MemoryRecord:
         reported = self._reported
         if reported is None:
             raise LookupError("ask before the first record")
@@ -113,8 +158,15 @@ def model_memory(resident: Resident) -> ModelMemoryRecord:
     )
 
 
-def _report(devices: Mapping[str, Device], files: Sequence[OpenFiles]) -> _Reported:
+def _report(asked_at: float, revision: int, devices: Mapping[str, Device], files: Sequence[OpenFiles]) -> _Reported:
     """Blocks."""
     counts = [open_files.resident_bytes() for open_files in files]
     resident = None if None in counts else sum(count for count in counts if count is not None)
-    return _Reported({id_: device.memory() for id_, device in devices.items()}, host_memory(), resident)
+    reported = {id_: device.memory() for id_, device in devices.items()}
+    return _Reported(asked_at, revision, reported, host_memory(), resident)
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """Whoever needed the answer has heard of a failure; where nobody did, the next look asks for itself."""
+    if not task.cancelled():
+        task.exception()

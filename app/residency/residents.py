@@ -112,8 +112,11 @@ class Resident:
 
     @property
     def used_at(self) -> float:
-        """When it was last used, by `time.monotonic`: that is now while somebody holds any of its generations."""
-        return time.monotonic() if self._holders else self._used_at
+        """When it was last used, by `time.monotonic`.
+
+        That is now, to the second, while somebody holds any of its generations.
+        """
+        return max(self._used_at, float(int(time.monotonic()))) if self._holders else self._used_at
 
     @property
     def held(self) -> bool:

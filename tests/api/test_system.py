@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.api.server import DEMO, DEMO_ID, Json, answer, load
 
 RESPONSES = {
-    "GET /v1/models": "200 422",
+    "GET /v1/models": "200 304 422",
     "GET /v1/models/{id}/tensors/{name}/data": "200 206 404 409 416 422 503",
     "POST /v1/models/{id}/plan": "200 400 404 413 422 503",
     "POST /v1/models/{id}/load": "200 202 400 404 409 413 422 503 507",

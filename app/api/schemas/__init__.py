@@ -12,8 +12,9 @@ from app.api.schemas.models import (
     ProblemOut,
     StatisticsOut,
     VocabularyOut,
+    list_of_models,
 )
-from app.api.schemas.stream import encode
+from app.api.schemas.stream import encode, encode_memory, encode_models
 from app.api.schemas.system import DeviceOut, HealthOut
 
 __all__ = [
@@ -33,4 +34,7 @@ __all__ = [
     "StatisticsOut",
     "VocabularyOut",
     "encode",
+    "encode_memory",
+    "encode_models",
+    "list_of_models",
 ]

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.api.schemas.envelopes import ErrorOut, Out
+from app.api.schemas.envelopes import ErrorOut, ListOut, Out
 from app.model import LayerKey, Role
-from app.residency.records import LayerMemoryRecord, ModelState
+from app.residency.records import LayerMemoryRecord, ModelRecord, ModelState
 
 
 class ModelOut(Out):
@@ -34,6 +34,12 @@ class ModelOut(Out):
     expires_at: float | None
     job: str | None
     error: ErrorOut
+
+
+def list_of_models(records: Sequence[ModelRecord], total: int | None = None) -> ListOut[ModelOut]:
+    """Models as a list; `total` where it is a part of one."""
+    data = [ModelOut.model_validate(record) for record in records]
+    return ListOut(data=data, total=len(data) if total is None else total)
 
 
 class FileOut(Out):

@@ -1,10 +1,12 @@
-"""What a stream of events sends."""
+"""What is encoded by us, and not by the framework: events, and the answers that are kept."""
+
+from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
 from app.api.schemas.changes import JobOut
 from app.api.schemas.envelopes import Out
-from app.api.schemas.models import ModelOut
+from app.api.schemas.models import ModelOut, list_of_models
 from app.residency.events import Payload
 from app.residency.records import JobRecord, MemoryRecord, ModelRecord, Snapshot
 
@@ -28,6 +30,16 @@ def encode(payload: Payload) -> str:
         case ModelRecord():
             return ModelOut.model_validate(payload).model_dump_json()
         case MemoryRecord():
-            return _MEMORY.dump_json(payload).decode()
+            return encode_memory(payload).decode()
         case Snapshot():
             return SnapshotOut.model_validate(payload).model_dump_json()
+
+
+def encode_memory(record: MemoryRecord) -> bytes:
+    """The body of /v1/memory, and the data of its event."""
+    return _MEMORY.dump_json(record)
+
+
+def encode_models(records: Sequence[ModelRecord]) -> bytes:
+    """The body of /v1/models."""
+    return list_of_models(records).model_dump_json().encode()
