@@ -7,6 +7,7 @@ second copy of the memory. Importing this module has no effects.
 import asyncio
 import resource
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -31,6 +32,11 @@ from app.residency import Loadmaster
 from app.residency.wishes import Wishes
 
 MAX_BODY_BYTES = 1 << 20
+SWITCH_SECONDS = 0.0005
+"""How long a thread that parses or plans keeps others from running Python: a tenth of the interpreter's default.
+
+The event loop waits for that several times in each request.
+"""
 STATIC = Path(__file__).parent / "static"
 
 
@@ -48,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         _allow_many_files()
+        sys.setswitchinterval(SWITCH_SECONDS)
         wishes = await Wishes.open(settings.state_dir)
         try:
             devices = [*await asyncio.to_thread(open_devices, settings.devices), HostDevice()]

@@ -19,7 +19,7 @@ from app.placement import PlacementRequest, Plan
 from app.residency.admission import Admission
 from app.residency.changes import Changes
 from app.residency.commitments import Commitments, accepted
-from app.residency.copying import READERS
+from app.residency.copying import READERS, step_aside
 from app.residency.events import Broadcast, Event, Payload
 from app.residency.eviction import Evict
 from app.residency.idleness import Idleness
@@ -62,7 +62,7 @@ class Loadmaster:
         self._wishes = wishes
         self._residents: dict[str, Resident] = {}
         self._ledger = ledger = Ledger(limits)
-        self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer")
+        self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer", initializer=step_aside)
         self._verify_threads = ThreadPoolExecutor(VERIFY_THREADS, "verify")
         self._memory_changed = asyncio.Event()
         self._snapshot: Event | None = None
