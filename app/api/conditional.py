@@ -13,6 +13,20 @@ CONDITIONAL: Final[dict[int | str, dict[str, Any]]] = {
 """The `responses` of such a route, for OpenAPI."""
 
 
+IF_NONE_MATCH: Final = {
+    "parameters": [
+        {
+            "name": "If-None-Match",
+            "in": "header",
+            "required": False,
+            "description": "ETags of answers that were seen.",
+            "schema": {"type": "string"},
+        }
+    ]
+}
+"""The `openapi_extra` of such a route: the response looks for the header by itself."""
+
+
 class ConditionalJSON(Response):
     """A 200 with these bytes and their ETag, or a 304 where the request names it. May be sent any number of times."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from app.api.byte_ranges import RangeNotSatisfiable, TensorResponse, byte_range
-from app.api.conditional import CONDITIONAL, ConditionalJSON
+from app.api.conditional import CONDITIONAL, IF_NONE_MATCH, ConditionalJSON
 from app.api.deps import AnswersDep, EntryDep, Limit, LoadmasterDep, Offset, OptionalLimit
 from app.api.errors import raw_error_response
 from app.api.refusals import refusals
@@ -35,7 +35,7 @@ INLINE_ELEMENTS = 64
 HEAD_ELEMENTS = 8
 
 
-@router.get("", response_model=ListOut[ModelOut], responses=CONDITIONAL)
+@router.get("", response_model=ListOut[ModelOut], responses=CONDITIONAL, openapi_extra=IF_NONE_MATCH)
 async def models(
     answers: AnswersDep,
     loadmaster: LoadmasterDep,

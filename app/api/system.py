@@ -7,7 +7,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from app.api.conditional import CONDITIONAL
+from app.api.conditional import CONDITIONAL, IF_NONE_MATCH
 from app.api.deps import AnswersDep, LoadmasterDep
 from app.api.metrics import exposition
 from app.api.refusals import refusals
@@ -55,7 +55,12 @@ async def devices(loadmaster: LoadmasterDep) -> ListOut[DeviceOut]:
     return ListOut(data=found, total=len(found))
 
 
-@router.get("/v1/memory", response_model=MemoryRecord, responses={**CONDITIONAL, **refusals(503)})
+@router.get(
+    "/v1/memory",
+    response_model=MemoryRecord,
+    responses={**CONDITIONAL, **refusals(503)},
+    openapi_extra=IF_NONE_MATCH,
+)
 async def memory(answers: AnswersDep) -> Response:
     """All memory in one answer: what we hold now, and what the system reported at most a second ago.
 

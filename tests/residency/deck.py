@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,8 @@ async def assert_books_agree(loadmaster: Loadmaster, model: str) -> None:
     described = entry.require_model()
     record = loadmaster.memory.record()
     memory = loadmaster.memory.model(model)
+    assert replace(loadmaster.memory._made(), time=record.time) == record
+    assert loadmaster.library.records() == tuple(map(loadmaster.library.record, loadmaster.library.entries()))
     assert memory is not None
     assert memory.total_bytes == described.size_bytes == memory.gpu_bytes + memory.cpu_bytes
     assert sum(memory.devices.values()) == memory.total_bytes
