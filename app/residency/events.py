@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from app.errors import TooManyClients, Unavailable
@@ -17,6 +18,9 @@ from app.residency.records import JobRecord, MemoryRecord, ModelRecord, Snapshot
 RING: Final = 1024
 QUEUE: Final = 256
 MAX_LISTENERS: Final = 1024
+AT_ONCE: Final = 16
+"""Listeners that are woken in one turn of the event loop: whoever asks for something waits for that many at most."""
+PING_SECONDS: Final = 15.0
 
 Payload = JobRecord | ModelRecord | MemoryRecord | Snapshot
 
@@ -32,6 +36,10 @@ class Event:
     """The job's or the model's id."""
 
 
+PING: Final = Event("", "ping", "", None)
+"""Says nothing but that the stream is alive: it has no number, and is not replayed."""
+
+
 class Broadcast:
     """Sends events to listeners, each with a bounded queue of its own."""
 
@@ -42,6 +50,7 @@ class Broadcast:
         """The last event's; only grows."""
         self._ring: deque[Event] = deque(maxlen=RING)
         self._listeners: set[Listener] = set()
+        self._to_wake: dict[Listener, None] = {}
         self._closed = False
 
     @property
@@ -55,8 +64,7 @@ class Broadcast:
         self.number += 1
         event = Event(f"{self.boot}-{self.number}", name, self._encode(payload), about)
         self._ring.append(event)
-        for listener in self._listeners:
-            listener.put(event)
+        self._put(event)
 
     def snapshot(self, present: Snapshot) -> Event:
         """The present as an event; its id is the last one's, so that what comes next is what comes after it."""
@@ -86,12 +94,42 @@ class Broadcast:
         self._ring.clear()
         for listener in self._listeners:
             listener.fall_behind()
+        self._wake_all()
+
+    async def keep_alive(self) -> None:
+        """Ping every PING_SECONDS, for ever: what stands between closes connections that seem to be dead."""
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            self.ping()
+
+    def ping(self) -> None:
+        """Show every listener that its stream is alive."""
+        self._put(PING)
 
     def close(self) -> None:
         """End all streams, and refuse new ones. Idempotent."""
         self._closed = True
         for listener in list(self._listeners):
             listener.close()
+
+    def _put(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener.put(event)
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        """Have every listener read, some in each turn of the event loop, those that have waited longest first."""
+        waking = bool(self._to_wake)
+        self._to_wake.update(dict.fromkeys(self._listeners))
+        if self._to_wake and not waking:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+
+    def _wake_some(self) -> None:
+        for listener in list(islice(self._to_wake, AT_ONCE)):
+            del self._to_wake[listener]
+            listener.wake()
+        if self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _missed(self, last_event_id: str | None) -> list[Event] | None:
         """The events after `last_event_id`, or None where it is unknown, foreign or too old."""
@@ -126,19 +164,21 @@ class Listener:
         self._closed = False
 
     def put(self, event: Event) -> None:
-        """Queue an event, or, where the reader is too slow, drop its backlog and mark it as behind."""
+        """Queue an event, or, where the reader is too slow, drop its backlog and mark it as behind. Wakes nobody."""
         if self.behind:
             return
         if len(self._queue) >= QUEUE:
             self.fall_behind()
         else:
             self._queue.append(event)
-            self._ready.set()
 
     def fall_behind(self) -> None:
         """Drop the backlog; a snapshot comes next."""
         self._queue.clear()
         self.behind = True
+
+    def wake(self) -> None:
+        """Have what is queued read."""
         self._ready.set()
 
     def close(self) -> None:

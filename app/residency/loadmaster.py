@@ -87,6 +87,7 @@ class Loadmaster:
         await self.library.rescan()
         await self.memory.ask()
         self._commitments.spawn(self._tell_memory())
+        self._commitments.spawn(self.broadcast.keep_alive())
         self._commitments.spawn(self._idleness.watch())
         self._restart.under_way = True
         self._commitments.spawn(self._restart.run(await self._wishes.all()))

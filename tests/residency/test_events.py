@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import TooManyClients, Unavailable
 from app.placement import PlacementRequest
-from app.residency.events import MAX_LISTENERS, QUEUE, RING, Broadcast, Event, Payload
+from app.residency.events import AT_ONCE, MAX_LISTENERS, PING, QUEUE, RING, Broadcast, Event, Listener, Payload
 from app.residency.jobs import SAMPLE_SECONDS, STAGES
 from app.residency.records import HostMemoryRecord, JobKind, MemoryRecord, Snapshot
 from tests.residency.deck import ALL, at, fields, listening, service, slow_device
@@ -24,6 +24,11 @@ def broadcast() -> Broadcast:
         return type(payload).__name__
 
     return Broadcast("boot", encode)
+
+
+async def nobody_is_behind() -> Event:
+    """The snapshot that is not wanted."""
+    raise AssertionError("somebody is")
 
 
 def send(stream: Broadcast, count: int) -> None:
@@ -148,10 +153,7 @@ def test_close_ends_streams_after_what_is_queued() -> None:
         listener = stream.listen("boot-0")
         stream.close()
 
-        async def snapshot() -> Event:
-            raise AssertionError("nobody is behind")
-
-        assert [event.id async for event in listener.events(snapshot)] == ["boot-1", "boot-2"]
+        assert [event.id async for event in listener.events(nobody_is_behind)] == ["boot-1", "boot-2"]
         assert stream.listeners == 0
         with pytest.raises(Unavailable):
             stream.listen()
@@ -223,3 +225,47 @@ def test_the_last_events_of_a_change_are_the_truth(place: Path) -> None:
 def test_progress_is_told_ten_times_a_second_at_most() -> None:
     """By construction: the sampler sleeps that long."""
     assert SAMPLE_SECONDS == 0.1
+
+
+def test_many_listeners_are_woken_a_few_at_a_time() -> None:
+    """One turn of the event loop reaches AT_ONCE of them, so that others get theirs in between; all of them hear it."""
+
+    async def main() -> None:
+        stream = broadcast()
+        heard: list[int] = []
+
+        async def hear(number: int, listener: Listener) -> None:
+            async for _ in listener.events(nobody_is_behind):
+                heard.append(number)
+                return
+
+        send(stream, 1)
+        hearing = [asyncio.create_task(hear(n, stream.listen("boot-1"))) for n in range(4 * AT_ONCE)]
+        await asyncio.sleep(0)  # all of them wait now
+        send(stream, 1)
+        most = before = 0
+        while len(heard) < len(hearing):
+            await asyncio.sleep(0)
+            most, before = max(most, len(heard) - before), len(heard)
+        assert most <= AT_ONCE
+        await asyncio.gather(*hearing)
+        assert sorted(heard) == list(range(4 * AT_ONCE))
+
+    asyncio.run(main())
+
+
+def test_a_ping_is_no_event() -> None:
+    """Those who listen get it; it has no number, and nobody is replayed one."""
+
+    async def main() -> None:
+        stream = broadcast()
+        send(stream, 1)
+        async with aclosing(stream.listen("boot-1").events(nobody_is_behind)) as events:
+            hearing = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            stream.ping()
+            send(stream, 1)
+            assert [await hearing, (await anext(events)).id] == [PING, "boot-2"]
+        assert await numbers(stream, "boot-0", 2) == ["memory 1", "memory 2"]
+
+    asyncio.run(main())
