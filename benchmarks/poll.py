@@ -5,8 +5,9 @@ usage: python -m benchmarks.poll [--record] [--gib N] [--seconds N] [--directory
 16 connections of 10 requests a second each, on a schedule that does not wait for answers: a request counts from when it
 was due, so that a stall is seen by all who were due in it, not only by the one that met it. The service is a process of
 its own, this one its client, and both share the machine's cores with the copying. What is loaded, and unloaded, over
-and over, has the shapes of Llama 2 7B in Q4_K_M, to two simulated devices as fast as memory. The last column is
-the client's own fault: how late it sent what it could have sent in time.
+and over, has the shapes of Llama 2 7B in Q4_K_M, to two simulated devices as fast as memory. Beside each poll, at the
+same time and rate, a bare FastAPI route in a process of its own is polled: what it takes is the machine's doing. The
+last column is the client's own fault: how late it sent what it could have sent in time.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from benchmarks._bare import BYTES, bare
 from benchmarks._record import record
 from benchmarks._synthetic import GIB, MODEL, synthetic_model
 from tests.api.process import environment, running
@@ -76,6 +78,8 @@ class Poll:
 
     path: str
     meanwhile: Meanwhile
+    control: "Poll | None" = None
+    """The bare route, polled at the same time."""
     latencies: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     """How late the client itself was, each time it was free when a request was due."""
@@ -122,9 +126,9 @@ async def unload(port: int) -> None:
         await connection.ask("POST", f"/v1/models/{MODEL}/unload", {"wait": True})
 
 
-async def polls(port: int, seconds: float) -> list[Poll]:
+async def polls(port: int, bare_port: int, seconds: float) -> list[Poll]:
     """Poll each path while nothing happens, while the model is loaded, and while it is being loaded."""
-    found = [Poll(path, meanwhile) for meanwhile in Meanwhile for path in GOALS_MS]
+    found = [Poll(path, meanwhile, Poll(BYTES, meanwhile)) for meanwhile in Meanwhile for path in GOALS_MS]
     await Poll("/v1/memory", Meanwhile.NOTHING).run(port, WARM_UP_SECONDS)
     for poll in found:
         if poll.meanwhile is Meanwhile.LOADED:
@@ -133,6 +137,8 @@ async def polls(port: int, seconds: float) -> list[Poll]:
         async with asyncio.TaskGroup() as group:
             if poll.meanwhile is Meanwhile.LOADING:
                 group.create_task(poll.load_meanwhile(port, over))
+            if poll.control:
+                group.create_task(poll.control.run(bare_port, seconds))
             await poll.run(port, seconds)
             over.set()
         if poll.meanwhile is Meanwhile.LOADED:
@@ -143,20 +149,22 @@ async def polls(port: int, seconds: float) -> list[Poll]:
 def table(found: Sequence[Poll]) -> str:
     """Lay the polls out as Markdown."""
     lines = [
-        "| path | meanwhile | requests | p50, ms | p99, ms | worst, ms | goal for p99, ms | client late, p99, ms |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| path | meanwhile | requests | p50, ms | p99 | worst | goal for p99 | bare: p50 | p99 | worst | late: p99 |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for poll in found:
-        median, high, worst, late = (
-            f"{seconds * 1e3:.1f}"
-            for seconds in (statistics.median(poll.latencies), p99(poll.latencies), max(poll.latencies), p99(poll.late))
-        )
+        bare_route = figures(poll.control.latencies) if poll.control else ["", "", ""]
         speed = f" at {poll.copied_bytes / poll.copying_seconds / 1e9:.1f} GB/s" if poll.copied_bytes else ""
-        meanwhile, kept = f"{poll.meanwhile}{speed}", p99(poll.latencies) * 1e3 < GOALS_MS[poll.path]
+        kept = p99(poll.latencies) * 1e3 < GOALS_MS[poll.path]
         goal = f"{GOALS_MS[poll.path]:.0f}, {'kept' if kept else 'missed'}"
-        requests = len(poll.latencies)
-        lines.append(f"| GET {poll.path} | {meanwhile} | {requests} | {median} | {high} | {worst} | {goal} | {late} |")
+        cells = [f"GET {poll.path}", f"{poll.meanwhile}{speed}", str(len(poll.latencies)), *figures(poll.latencies)]
+        lines.append(f"| {' | '.join([*cells, goal, *bare_route, f'{p99(poll.late) * 1e3:.1f}'])} |")
     return "\n".join(lines)
+
+
+def figures(seconds: Sequence[float]) -> list[str]:
+    """Median, p99 and worst, in milliseconds."""
+    return [f"{value * 1e3:.1f}" for value in (statistics.median(seconds), p99(seconds), max(seconds))]
 
 
 def p99(values: Sequence[float]) -> float:
@@ -178,10 +186,10 @@ def main() -> None:
     ):
         size = path.stat().st_size
         settings = {"MODELS_DIR": str(path.parent), "DEVICES": f"sim:{size}B,sim:{size}B"}
-        with running(Path(state) / "log", environment(Path(state), **settings)) as (_, client):
+        with running(Path(state) / "log", environment(Path(state), **settings)) as (_, client), bare() as bare_port:
             port = client.base_url.port
             assert port
-            found = asyncio.run(polls(port, options.seconds))
+            found = asyncio.run(polls(port, bare_port, options.seconds))
     report = table(found)
     print(report)
     if options.record:
