@@ -19,9 +19,12 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from app import __version__
-from app.api import events, jobs, models, placement, system
+from app.api import documentation, events, jobs, models, placement, system
 from app.api.answers import Answers, Shortcut
+from app.api.documentation import describe_doors
 from app.api.errors import add_error_handlers
+from app.api.headers import NamedOrigins, SafeHeaders
+from app.api.keys import Lock
 from app.api.middleware import BodyLimit, Door, StartRefusal
 from app.api.schemas import encode
 from app.config import Settings
@@ -37,6 +40,7 @@ SWITCH_SECONDS = 0.0005
 
 The event loop waits for that several times in each request.
 """
+BODY_SECONDS = 30.0
 STATIC = Path(__file__).parent / "static"
 
 
@@ -79,15 +83,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Shortcut)  # the innermost: all that follow stand around it
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(Door, hosts=(settings.host, *settings.allowed_hosts))
-    app.add_middleware(StartRefusal)
+    _add_doors(app, settings)
     add_error_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for module in (placement, models, jobs, events, system):  # `models` ends in a route that takes any path
+    for module in (placement, models, jobs, events, system, documentation):  # `models` ends in one for any path
         app.include_router(module.router)
+    describe_doors(app, locked=bool(settings.keys))
     return app
+
+
+def _add_doors(app: FastAPI, settings: Settings) -> None:
+    """What a call passes before it reaches a route, the innermost first."""
+    app.add_middleware(Shortcut)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
+    if settings.keys:
+        app.add_middleware(Lock, keys=settings.keys)
+    if settings.cors_origins:  # outside of the lock: a browser asks whether it may show a key without showing it
+        app.add_middleware(NamedOrigins, origins=settings.cors_origins)
+    app.add_middleware(Door, hosts=(settings.host, *settings.allowed_hosts), origins=settings.cors_origins)
+    app.add_middleware(SafeHeaders)
+    app.add_middleware(StartRefusal)
 
 
 def _allow_many_files() -> None:

@@ -1,5 +1,6 @@
 """What stands around all routes: who may call, how large a body may be, and why the service does not start."""
 
+import asyncio
 import sys
 from collections.abc import Collection
 from http import HTTPStatus
@@ -10,21 +11,23 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import raw_error_response
+from app.api.keys import SAFE
 from app.errors import LoadmasterError
 
 PROBES: Final = frozenset({"/healthz", "/readyz"})
-SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Door:
     """Refuses calls that a web page of somebody else's makes through the user's browser, as a 403 in our error shape.
 
     By the Host header, which a rebound DNS name cannot fake to be ours; and, where something would be changed, by the
-    Origin header, which a browser sends with every call to another site. Probes are let in by any name.
+    Origin header, which a browser sends with every call to another site. Probes are let in by any name, and so are
+    pages of the `origins` that were named.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str] = ()) -> None:
         self.app = app
+        self.origins = frozenset(origins)
         self.hosts = frozenset({"localhost", "127.0.0.1", "[::1]", *(host.lower() for host in hosts)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,32 +45,57 @@ class Door:
         name = host if host in self.hosts else host.rpartition(":")[0]
         if name not in self.hosts:
             return f"Host: this service is not called {host[:100]!r}; LOADMASTER_ALLOWED_HOSTS names what it is", "Host"
-        origin = headers.get("origin")
-        if origin is not None and method not in SAFE and origin.lower().partition("://")[2] != host:
-            return f"Origin: pages of {origin[:100]!r} may not change anything here", "Origin"
-        return None
+        origin = headers.get("origin", "").lower()
+        if method in SAFE or not origin or origin in self.origins or origin.partition("://")[2] == host:
+            return None
+        return f"Origin: pages of {origin[:100]!r} may not change anything here", "Origin"
 
 
 class BodyLimit:
-    """Refuses a body above `max_bytes` while it is read: by a 413 in our one error shape, unlike the framework's."""
+    """Refuses a body above `max_bytes` by a 413, and one that is not there in `seconds` by a 408.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Both while it is read, in our error shape, and with the end of the connection: what is left is not waited for. Once
+    a response has begun it is too late for words, and the client is treated as one that has gone.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what comes in."""
+        """Count what comes in, and how long it takes; after the body a route may wait for its client's end."""
         left = self.max_bytes
+        deadline: float | None = None
+        whole = begun = False
 
         async def limited() -> Message:
-            nonlocal left
-            message = await receive()
+            nonlocal left, deadline, whole
+            if whole:
+                return await receive()
+            deadline = deadline or asyncio.get_running_loop().time() + self.seconds
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                return refused(HTTPStatus.REQUEST_TIMEOUT, f"the body took more than {self.seconds:g} seconds")
             left -= len(message.get("body", b""))
             if left < 0:
-                raise HTTPException(413, f"the body is larger than {self.max_bytes} bytes")
+                return refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {self.max_bytes} bytes")
+            whole = not message.get("more_body", False)
             return message
 
-        await self.app(scope, limited, send)
+        def refused(status: HTTPStatus, detail: str) -> Message:
+            if begun:
+                return {"type": "http.disconnect"}
+            raise HTTPException(status, detail, {"Connection": "close"})
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        await self.app(scope, limited, watched)
 
 
 class StartRefusal:

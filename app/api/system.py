@@ -3,7 +3,6 @@
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -90,18 +89,6 @@ async def metrics(loadmaster: LoadmasterDep) -> Response:
     """The same numbers for Prometheus."""
     await loadmaster.memory.look()
     return Response(exposition(loadmaster), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/docs", include_in_schema=False)
-async def docs() -> Response:
-    """The API, to be read and tried, from our own files: it works offline, and no other site's script runs here."""
-    return get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title="Loadmaster",
-        swagger_js_url="/static/swagger-ui/swagger-ui-bundle.js",
-        swagger_css_url="/static/swagger-ui/swagger-ui.css",
-        swagger_favicon_url="/static/swagger-ui/favicon-32x32.png",
-    )
 
 
 @router.get("/", include_in_schema=False)

@@ -32,6 +32,7 @@ def serve(
     devices: Annotated[str | None, typer.Option(help="auto, none, cuda, or a list such as sim:8GiB.")] = None,
     memory_limit: Annotated[str | None, typer.Option(help="all, 20GiB, 80%, or each by device: cuda:0=20GiB.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where wishes are kept over a restart.")] = None,
+    api_keys_file: Annotated[Path | None, typer.Option(help="A file of keys, one name:role:key a line.")] = None,
 ) -> None:
     """Start the service. Options override the LOADMASTER_ environment variables.
 
@@ -44,6 +45,7 @@ def serve(
         "devices": devices,
         "memory_limit": memory_limit,
         "state_dir": state_dir,
+        "api_keys_file": api_keys_file,
     }
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
@@ -66,6 +68,7 @@ def _run(settings: Settings) -> None:
         port=settings.port,
         timeout_graceful_shutdown=STOP_SECONDS,
         server_header=False,
+        ws="none",
         log_config=LOGGING,
     )
     address = _bound(config)  # before the start: a second service must not begin to load models

@@ -45,11 +45,23 @@ def demo_file() -> Path:
 
 @contextmanager
 def serving(
-    state_dir: Path, *, devices: str = FAST, memory_limit: str = "all", models: tuple[Path, ...] = ()
+    state_dir: Path,
+    *,
+    devices: str = FAST,
+    memory_limit: str = "all",
+    models: tuple[Path, ...] = (),
+    **more: Any,
 ) -> Iterator[httpx.Client]:
-    """Serve until the block ends; yields a client. The demo model's directory is the first of the models'."""
+    """Serve until the block ends; yields a client. The demo model's directory is the first of the models'.
+
+    `more` are other settings.
+    """
     settings = Settings(
-        models_dir=(demo_file().parent, *models), devices=devices, memory_limit=memory_limit, state_dir=state_dir
+        models_dir=(demo_file().parent, *models),
+        devices=devices,
+        memory_limit=memory_limit,
+        state_dir=state_dir,
+        **more,
     )
     config = uvicorn.Config(
         create_app(settings), port=0, lifespan="on", log_config=None, ws="none", timeout_graceful_shutdown=10

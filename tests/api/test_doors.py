@@ -50,9 +50,9 @@ def test_names_can_be_added(tmp_path: Path) -> None:
 
 def test_a_setting_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt one, or one of another version, would leave open what its owner thinks is locked."""
-    monkeypatch.setenv("LOADMASTER_API_KEYS", "me:admin:secret")
+    monkeypatch.setenv("LOADMASTER_API_KEY", "me:admin:secret")
 
-    with pytest.raises(ValidationError, match="LOADMASTER_API_KEYS: no such setting"):
+    with pytest.raises(ValidationError, match="LOADMASTER_API_KEY: no such setting"):
         Settings(models_dir=(tmp_path,))
 
 

@@ -21,6 +21,7 @@ RESPONSES = {
     "DELETE /v1/jobs/{id}": "200 202 404 422",
     "GET /v1/jobs/{id}/events": "200 404 422 429 503",
 }
+ANYWHERE = {"401", "403"}  # the doors stand before every route
 FORGED = 'forged"\n} 1\n#'
 
 
@@ -52,7 +53,8 @@ def test_every_error_that_a_route_may_answer_with_is_described(client: httpx.Cli
                 schema = response["content"]["application/json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/ErrorBody"}, (name, status)
     for name, statuses in RESPONSES.items():
-        assert sorted(described[name]) == statuses.split(), name
+        assert sorted(described[name].keys() - ANYWHERE) == statuses.split(), name
+        assert described[name].keys() >= ANYWHERE, name
 
 
 def test_every_route_is_described_in_a_sentence(client: httpx.Client) -> None:
