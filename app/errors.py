@@ -28,6 +28,7 @@
     ├── HostError                   the host's fault: a file that cannot be read, a limit on locked memory
     ├── Cancelled                   the work was called off
     ├── TooManyClients              limit
+    ├── TooManyJobs                 limit
     └── Unavailable                 not now: starting or stopping
 """
 
@@ -330,6 +331,12 @@ class TooManyClients(LoadmasterError):
     """More listeners than the service will serve at once."""
 
     code = "too_many_clients"
+
+
+class TooManyJobs(LoadmasterError):
+    """More jobs that have not ended than the service will take on."""
+
+    code = "too_many_jobs"
 
 
 class Unavailable(LoadmasterError):

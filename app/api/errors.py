@@ -27,11 +27,13 @@ STATUS: Final[dict[type[LoadmasterError], HTTPStatus]] = {
     errors.HostError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Cancelled: HTTPStatus.CONFLICT,
     errors.TooManyClients: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.TooManyJobs: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """The nearest class along an error's ancestry decides."""
 
 RETRY_AFTER_SECONDS: Final = "5"
+LATER: Final = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 
 TYPE: Final = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -65,7 +67,7 @@ def error_object(error: LoadmasterError) -> dict[str, Any]:
 def error_response(error: LoadmasterError) -> JSONResponse:
     """The whole answer."""
     status = status_of(type(error))
-    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status in LATER else None
     return JSONResponse({"error": error_object(error)}, status, headers)
 
 

@@ -12,7 +12,7 @@ from app.api.strict import StrictRoute
 from app.residency.jobs import Job
 
 router = APIRouter(
-    prefix="/v1/models", tags=["placement"], route_class=StrictRoute, responses=refusals(400, 404, 413, 422)
+    prefix="/v1/models", tags=["placement"], route_class=StrictRoute, responses=refusals(400, 404, 408, 413, 422)
 )
 
 OptionalBody = Annotated[PlacementBody | None, Body()]
@@ -40,7 +40,9 @@ async def plan(model: ModelId, loadmaster: LoadmasterDep, body: Annotated[PlanBo
     return PlanOut.model_validate(found)
 
 
-@router.post("/{id:model}/load", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 503, 507)})
+@router.post(
+    "/{id:model}/load", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 429, 503, 507)}
+)
 async def load(model: ModelId, loadmaster: LoadmasterDep, response: Response, body: OptionalBody = None) -> JobOut:
     """Load a model, or bring a loaded one to where this body says."""
     body = body or PlacementBody()
@@ -58,7 +60,7 @@ async def load(model: ModelId, loadmaster: LoadmasterDep, response: Response, bo
 @router.patch(
     "/{id:model}/offload",
     status_code=status.HTTP_202_ACCEPTED,
-    responses={**DONE, **refusals(409, 412, 503, 507)},
+    responses={**DONE, **refusals(409, 412, 429, 503, 507)},
 )
 async def offload(
     model: ModelId,
@@ -95,7 +97,7 @@ async def touch(model: ModelId, loadmaster: LoadmasterDep) -> ModelOut:
     return ModelOut.model_validate(loadmaster.touch(model))
 
 
-@router.post("/{id:model}/verify", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 503)})
+@router.post("/{id:model}/verify", status_code=status.HTTP_202_ACCEPTED, responses={**DONE, **refusals(409, 429, 503)})
 async def verify(
     model: ModelId, loadmaster: LoadmasterDep, response: Response, body: Annotated[VerifyBody | None, Body()] = None
 ) -> JobOut:

@@ -15,7 +15,7 @@ MEANING: Final = {
     413: "The body is too large.",
     416: "The range holds none of the bytes.",
     422: "A value that cannot be, or a model that cannot be used.",
-    429: "There are too many listeners.",
+    429: "There are too many listeners, or too many jobs that have not ended.",
     503: "A device or the host failed, or the service is starting or stopping.",
     507: "It does not fit; the numbers say by how much, and what would.",
 }

@@ -5,7 +5,9 @@ model's active one.
 """
 
 from collections.abc import Callable
+from typing import Final
 
+from app.errors import TooManyJobs
 from app.placement import slab_sums
 from app.residency.changes import Changes
 from app.residency.commitments import Commitments, Undertaking, accepted
@@ -16,6 +18,8 @@ from app.residency.records import Cause, JobKind
 from app.residency.registry import Entry
 from app.residency.residents import Resident
 from app.residency.wishes import Wish, Wishes
+
+MAX_JOBS: Final = 256
 
 
 class Orders:
@@ -40,8 +44,13 @@ class Orders:
         self._changed = changed
 
     def job(self, kind: JobKind, model: str, asked: object = None, cause: Cause = Cause.REQUEST) -> Job:
-        """A new job, nobody's active one yet; Unavailable once the service stops."""
+        """A new job, nobody's active one yet. Unavailable once the service stops, TooManyJobs where it is too busy.
+
+        What gives memory back is never refused, and neither is what the service does of itself.
+        """
         self._commitments.require_open()
+        if cause is Cause.REQUEST and kind is not JobKind.UNLOAD and len(self._jobs.running()) >= MAX_JOBS:
+            raise TooManyJobs(f"{MAX_JOBS} jobs are queued or running already", limit=MAX_JOBS)
         return Job(kind, model, asked, self._changed, cause)
 
     async def place(

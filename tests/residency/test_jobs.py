@@ -16,11 +16,13 @@ from app.errors import (
     NotFound,
     NotLoaded,
     StaleGeneration,
+    TooManyJobs,
     Unavailable,
     UnknownDevice,
 )
 from app.placement import HostMode, PlacementRequest, Strategy
 from app.residency.jobs import HISTORY, Job, Jobs
+from app.residency.orders import MAX_JOBS
 from app.residency.records import JobKind, JobState, ModelState
 from tests.residency.deck import ALL, KIB, at, books, ended, progress, service, slow_device, two_devices
 
@@ -213,3 +215,23 @@ def test_history_is_bounded_and_never_loses_a_running_job() -> None:
     assert jobs.running() == [running]
     with pytest.raises(NotFound, match="no job"):
         jobs.get("x" * 10_000)
+
+
+def test_there_is_an_end_to_the_jobs_that_are_taken_on(place: Path) -> None:
+    """Of requests alone: what gives memory back is never refused, and when some have ended there is room again."""
+
+    async def main() -> None:
+        async with service(place, *two_devices()) as loadmaster:
+            await (await loadmaster.load("tiny", ALL)).wait()
+            jobs = [await loadmaster.verify("tiny", deep=True) for _ in range(MAX_JOBS)]
+            before = books(loadmaster, "tiny")
+            with pytest.raises(TooManyJobs) as caught:
+                await loadmaster.verify("tiny", deep=False)
+            assert caught.value.facts == {"limit": MAX_JOBS}
+            assert books(loadmaster, "tiny") == before
+
+            await (await loadmaster.unload("tiny")).wait()
+            await asyncio.gather(*(job.wait() for job in jobs))
+            await (await loadmaster.load("tiny", ALL)).wait()
+
+    asyncio.run(main())
