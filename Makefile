@@ -16,10 +16,10 @@ MODEL_ID := smollm2-135m-instruct.q4_1
 
 # ── targets ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-.PHONY: help run test test-slow check gpu-check fuzz bench clean
+.PHONY: help run test test-slow check gpu-check fuzz schemathesis bench clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 # Each of these can be set in the environment or on make's command line: make run PORT=9000
 run: export LOADMASTER_MODELS_DIR ?= .models
@@ -70,6 +70,11 @@ FUZZ_SECONDS ?= 30
 fuzz: $(VENV)/.installed-fuzz  ## feed the GGUF reader damaged files for half a minute
 	$(VENV)/bin/python -m tests.gguf_fuzz --seconds $(FUZZ_SECONDS)
 
+# SCHEMATHESIS_SECONDS=600 digs deeper.
+SCHEMATHESIS_SECONDS ?= 40
+schemathesis: $(VENV)/.installed-fuzz .models/$(MODEL)  ## ask for everything that OpenAPI describes, and more, for 40 seconds
+	$(VENV)/bin/python -m tests.openapi_fuzz --seconds $(SCHEMATHESIS_SECONDS)
+
 bench: $(VENV)/.installed .models/$(MODEL)  ## run every benchmark
 	@set -e; for benchmark in $(wildcard benchmarks/[a-z]*.py); do \
 	  echo "── $$benchmark"; $(VENV)/bin/python $$benchmark; \
@@ -98,7 +103,7 @@ $(VENV)/.installed-cupy: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-fuzz: $(VENV)/.installed
-	@echo 'Adding the fuzzer to $(VENV)'
+	@echo 'Adding the fuzzers to $(VENV)'
 	@$(PIP) --editable '.[test,fuzz]'
 	@touch $@
 

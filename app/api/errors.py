@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from app import errors
@@ -96,11 +97,20 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return raw_error_response(HTTPStatus(error.status_code), message, None, error.headers)
+        status = HTTPStatus(error.status_code)
+        headers = {"Allow": _allowed(request)} if status is HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+        return raw_error_response(status, message, None, headers)
 
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, __: Exception) -> JSONResponse:
         return error_response(LoadmasterError("internal error; the log has more"))
+
+
+def _allowed(request: Request) -> str:
+    """Every method that the path takes; the framework names those of the first route that it matches."""
+    path = request.scope["path"]
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 def _translated(found: Sequence[Any]) -> LoadmasterError:

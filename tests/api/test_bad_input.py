@@ -229,7 +229,8 @@ def test_an_unknown_job_is_a_404(client: httpx.Client, id_: str) -> None:
         ("POST", f"{DEMO}/tensors", "GET"),
         ("PUT", "/v1/memory", "GET"),
         ("POST", "/v1/models", "GET"),
-        ("POST", "/healthz", "GET"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("PUT", "/v1/jobs/x", "DELETE, GET"),
         ("HEAD", "/v1/events", "GET"),
     ],
 )
