@@ -40,7 +40,6 @@ SWITCH_SECONDS = 0.0005
 
 The event loop waits for that several times in each request.
 """
-BODY_SECONDS = 30.0
 STATIC = Path(__file__).parent / "static"
 
 
@@ -95,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _add_doors(app: FastAPI, settings: Settings) -> None:
     """What a call passes before it reaches a route, the innermost first."""
     app.add_middleware(Shortcut)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     if settings.keys:
         app.add_middleware(Lock, keys=settings.keys)
     if settings.cors_origins:  # outside of the lock: a browser asks whether it may show a key without showing it

@@ -1,6 +1,5 @@
 """What stands around all routes: who may call, how large a body may be, and why the service does not start."""
 
-import asyncio
 import sys
 from collections.abc import Collection
 from http import HTTPStatus
@@ -52,43 +51,29 @@ class Door:
 
 
 class BodyLimit:
-    """Refuses a body above `max_bytes` by a 413, and one that is not there in `seconds` by a 408.
+    """Refuses a body above `max_bytes` while it is read: by a 413 in our one error shape, unlike the framework's.
 
-    Both while it is read, in our error shape, and with the end of the connection: what is left is not waited for. Once
-    a response has begun it is too late for words, and the client is treated as one that has gone.
+    Once a response has begun it is too late for words, and the client is treated as one that has gone.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
-        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what comes in, and how long it takes; after the body a route may wait for its client's end."""
+        """Count what comes in."""
         left = self.max_bytes
-        deadline: float | None = None
-        whole = begun = False
+        begun = False
 
         async def limited() -> Message:
-            nonlocal left, deadline, whole
-            if whole:
-                return await receive()
-            deadline = deadline or asyncio.get_running_loop().time() + self.seconds
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                return refused(HTTPStatus.REQUEST_TIMEOUT, f"the body took more than {self.seconds:g} seconds")
+            nonlocal left
+            message = await receive()
             left -= len(message.get("body", b""))
-            if left < 0:
-                return refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {self.max_bytes} bytes")
-            whole = not message.get("more_body", False)
-            return message
-
-        def refused(status: HTTPStatus, detail: str) -> Message:
+            if left >= 0:
+                return message
             if begun:
                 return {"type": "http.disconnect"}
-            raise HTTPException(status, detail, {"Connection": "close"})
+            raise HTTPException(413, f"the body is larger than {self.max_bytes} bytes", {"Connection": "close"})
 
         async def watched(message: Message) -> None:
             nonlocal begun

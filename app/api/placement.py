@@ -12,7 +12,7 @@ from app.api.strict import StrictRoute
 from app.residency.jobs import Job
 
 router = APIRouter(
-    prefix="/v1/models", tags=["placement"], route_class=StrictRoute, responses=refusals(400, 404, 408, 413, 422)
+    prefix="/v1/models", tags=["placement"], route_class=StrictRoute, responses=refusals(400, 404, 413, 422)
 )
 
 OptionalBody = Annotated[PlacementBody | None, Body()]

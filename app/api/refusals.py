@@ -10,7 +10,6 @@ MEANING: Final = {
     403: "The key's role is not enough, or the service is not called by a name of its own.",
     404: "There is no such model, tensor, metadata key or job.",
     409: "Another change is under way, the model is not loaded, the job was cancelled, or the file has changed.",
-    408: "The body took too long.",
     412: "`If-Match` names another generation.",
     413: "The body is too large.",
     416: "The range holds none of the bytes.",

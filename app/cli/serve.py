@@ -12,6 +12,7 @@ import uvicorn
 from pydantic import ValidationError
 from uvicorn.config import LOGGING_CONFIG
 
+from app.cli.connections import BoundedProtocol
 from app.config import Settings
 from app.errors import InvalidValue
 from app.main import create_app
@@ -68,6 +69,7 @@ def _run(settings: Settings) -> None:
         port=settings.port,
         timeout_graceful_shutdown=STOP_SECONDS,
         server_header=False,
+        http=BoundedProtocol,
         ws="none",
         log_config=LOGGING,
     )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import httpx
 import uvicorn
 
+from app.cli.connections import BoundedProtocol
 from app.config import Settings
 from app.main import create_app
 
@@ -50,6 +51,7 @@ def serving(
     devices: str = FAST,
     memory_limit: str = "all",
     models: tuple[Path, ...] = (),
+    http: type[BoundedProtocol] = BoundedProtocol,
     **more: Any,
 ) -> Iterator[httpx.Client]:
     """Serve until the block ends; yields a client. The demo model's directory is the first of the models'.
@@ -64,7 +66,7 @@ def serving(
         **more,
     )
     config = uvicorn.Config(
-        create_app(settings), port=0, lifespan="on", log_config=None, ws="none", timeout_graceful_shutdown=10
+        create_app(settings), port=0, lifespan="on", log_config=None, http=http, ws="none", timeout_graceful_shutdown=10
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="server")

@@ -1,6 +1,7 @@
 """Who may call: a page of somebody else's, in the user's browser, may not."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -8,7 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import Settings
-from tests.api.server import DEMO, answer, refusal
+from tests.api.server import DEMO, answer, refusal, serving
+
+KEY = "0123456789abcdef"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,83 @@ def test_a_setting_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
     with pytest.raises(ValidationError, match="LOADMASTER_API_KEY: no such setting"):
         Settings(models_dir=(tmp_path,))
+
+
+BOARD = "https://board.example"
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A service that pages of one other origin may call, with a key."""
+    origins = f"{BOARD.upper()}, http://10.0.0.1:3000"
+    directory = tmp_path_factory.mktemp("named")
+    with serving(directory, devices="none", cors_origins=origins, api_keys=f"me:admin:{KEY}") as client:
+        yield client
+
+
+def test_pages_of_others_may_read_nothing_unless_they_are_named(client: httpx.Client, named: httpx.Client) -> None:
+    """Without a named origin there is no word of CORS; with one, it is for that one alone."""
+    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"}
+    for response in (client.get("/v1/models", headers=asked), client.options("/v1/models", headers=asked)):
+        assert [name for name in response.headers if name.startswith("access-control-")] == []
+    refused = named.options("/v1/models", headers=asked)
+    assert refused.status_code == 400
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def test_a_page_that_is_named_may_call_with_its_key(named: httpx.Client) -> None:
+    """The browser asks beforehand, without the key; the call itself needs one, and may change something."""
+    preflight = named.options(
+        "/v1/models/x/offload",
+        headers={
+            "Origin": BOARD,
+            "Access-Control-Request-Method": "PATCH",
+            "Access-Control-Request-Headers": "authorization,content-type,if-match,last-event-id",
+        },
+    )
+    refused = named.post("/v1/models/rescan", headers={"Origin": BOARD})
+    done = named.post("/v1/models/rescan", headers={"Origin": BOARD, "Authorization": f"Bearer {KEY}"})
+
+    assert (preflight.status_code, refused.status_code, done.status_code) == (200, 401, 200)
+    for response in (preflight, refused, done):
+        assert response.headers["access-control-allow-origin"] == BOARD
+        assert "access-control-allow-credentials" not in response.headers
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "board.example", "https://board.example/", "https://*.example", "a b"])
+def test_what_is_no_origin_is_refused(tmp_path: Path, origin: str) -> None:
+    """Every page there is, above all."""
+    with pytest.raises(ValidationError, match="expected an origin such as"):
+        Settings(models_dir=(tmp_path,), cors_origins=origin)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["/v1/memory", "/metrics", "/docs", "/nope", "/v1/jobs/nope", "/healthz"])
+def test_every_answer_keeps_a_browser_in_bounds(client: httpx.Client, path: str) -> None:
+    """It runs our own scripts only, in nobody's frame, guesses no types, and keeps nothing that has no ETag."""
+    headers = client.get(path).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] in ("no-store", "private, no-cache")
+
+
+def test_a_file_is_kept_if_it_is_asked_about(client: httpx.Client) -> None:
+    """It has an ETag, and is sent once."""
+    first = client.get("/static/swagger-ui/swagger-ui.css")
+    again = client.get("/static/swagger-ui/swagger-ui.css", headers={"If-None-Match": first.headers["etag"]})
+
+    assert (first.status_code, again.status_code) == (200, 304)
+    assert first.headers["cache-control"] == again.headers["cache-control"] == "private, no-cache"
+
+
+def test_no_script_stands_in_a_page(client: httpx.Client) -> None:
+    """The policy would not run it, and no style in an attribute either."""
+    page = client.get("/docs").text
+
+    assert re.findall(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=", page) == []
 
 
 def test_the_documentation_works_offline(client: httpx.Client) -> None:

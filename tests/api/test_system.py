@@ -14,10 +14,10 @@ from tests.api.server import DEMO, DEMO_ID, Json, answer, load
 RESPONSES = {
     "GET /v1/models": "200 304 422",
     "GET /v1/models/{id}/tensors/{name}/data": "200 206 404 409 416 422 503",
-    "POST /v1/models/{id}/plan": "200 400 404 408 413 422 503",
-    "POST /v1/models/{id}/load": "200 202 400 404 408 409 413 422 429 503 507",
-    "PATCH /v1/models/{id}/offload": "200 202 400 404 408 409 412 413 422 429 503 507",
-    "POST /v1/models/{id}/unload": "200 202 400 404 408 409 413 422 503",
+    "POST /v1/models/{id}/plan": "200 400 404 413 422 503",
+    "POST /v1/models/{id}/load": "200 202 400 404 409 413 422 429 503 507",
+    "PATCH /v1/models/{id}/offload": "200 202 400 404 409 412 413 422 429 503 507",
+    "POST /v1/models/{id}/unload": "200 202 400 404 409 413 422 503",
     "DELETE /v1/jobs/{id}": "200 202 404 422",
     "GET /v1/jobs/{id}/events": "200 404 422 429 503",
 }
