@@ -25,8 +25,8 @@ RUN groupadd --gid 10001 loadmaster \
     && install --directory --owner=loadmaster --group=loadmaster /models /state
 COPY --from=build /opt/loadmaster /opt/loadmaster
 
-# All addresses of the container. Without LOADMASTER_ALLOW_UNAUTHENTICATED the service refuses to start on them, and
-# says so: whether strangers may reach it is for the one who runs it to say.
+# All addresses of the container. Without keys (LOADMASTER_API_KEYS_FILE, say) or LOADMASTER_ALLOW_UNAUTHENTICATED the
+# service refuses to start on them, and says so: whether strangers may reach it is for the one who runs it to say.
 ENV PATH=/opt/loadmaster/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     LOADMASTER_HOST=0.0.0.0 \

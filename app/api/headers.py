@@ -26,8 +26,8 @@ ALWAYS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-FRESH: Final = (b"cache-control", b"no-store")
-ASKED_ABOUT: Final = (b"cache-control", b"private, no-cache")
+FRESH: Final = (*ALWAYS, (b"cache-control", b"no-store"))
+ASKED_ABOUT: Final = (*ALWAYS, (b"cache-control", b"private, no-cache"))
 
 
 class SafeHeaders:
@@ -45,9 +45,9 @@ class SafeHeaders:
         async def safely(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = message.get("headers", ())
-                names = {name for name, _ in headers}
-                kept = () if b"cache-control" in names else (ASKED_ABOUT if b"etag" in names else FRESH,)
-                message = {**message, "headers": [*headers, *ALWAYS, *kept]}
+                names = [name for name, _ in headers]
+                more = ALWAYS if b"cache-control" in names else ASKED_ABOUT if b"etag" in names else FRESH
+                message["headers"] = [*headers, *more]
             await send(message)
 
         await self.app(scope, receive, safely)

@@ -20,8 +20,9 @@ from app.errors import InvalidValue
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-OPEN: Final = re.compile(r"/|/healthz|/readyz|/static/.*")
-"""What is read without a key: probes, and the dashboard's own files, which hold no data."""
+OPEN: Final = frozenset({"/", "/healthz", "/readyz"})
+OPEN_FILES: Final = "/static/"
+"""What is read without a key: probes, and the dashboard's own page and files, which hold no data."""
 
 READ_BY_POST: Final = re.compile(r"/v1/models/(?s:.+)/(plan|tokenize|detokenize)|/api/show|/v2/repository/index")
 """POST for the sake of its body alone: it changes nothing and begins no work that outlives the answer."""
@@ -50,7 +51,7 @@ class Key:
 def role_needed(method: str, path: str) -> Role | None:
     """The role that a call needs; None where it needs no key."""
     if method in SAFE:
-        return None if OPEN.fullmatch(path) else Role.READ
+        return None if path in OPEN or path.startswith(OPEN_FILES) else Role.READ
     return Role.READ if method == "POST" and READ_BY_POST.fullmatch(path) else Role.ADMIN
 
 

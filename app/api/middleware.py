@@ -1,11 +1,10 @@
 """What stands around all routes: who may call, how large a body may be, and why the service does not start."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from http import HTTPStatus
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,34 +25,39 @@ class Door:
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str] = ()) -> None:
         self.app = app
-        self.origins = frozenset(origins)
-        self.hosts = frozenset({"localhost", "127.0.0.1", "[::1]", *(host.lower() for host in hosts)})
+        self.hosts = frozenset(host.lower().encode() for host in ("localhost", "127.0.0.1", "[::1]", *hosts))
+        self.origins = frozenset(origin.encode() for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look at the headers, then pass the call on."""
         if scope["type"] == "http" and scope["path"] not in PROBES:
-            fault = self._fault(scope["method"], Headers(scope=scope))
+            fault = self._fault(scope["method"], scope["headers"])
             if fault is not None:
                 await raw_error_response(HTTPStatus.FORBIDDEN, *fault)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _fault(self, method: str, headers: Headers) -> tuple[str, str] | None:
-        """The sentence and the header at fault."""
-        host = headers.get("host", "").lower()
-        name = host if host in self.hosts else host.rpartition(":")[0]
-        if name not in self.hosts:
-            return f"Host: this service is not called {host[:100]!r}; LOADMASTER_ALLOWED_HOSTS names what it is", "Host"
-        origin = headers.get("origin", "").lower()
-        if method in SAFE or not origin or origin in self.origins or origin.partition("://")[2] == host:
+    def _fault(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, str] | None:
+        """The sentence and the header at fault. On bytes, and in one go: every request comes by here."""
+        host = origin = b""
+        for header, value in headers:
+            if header == b"host":
+                host = value.lower()
+            elif header == b"origin":
+                origin = value.lower()
+        if host not in self.hosts and host.rpartition(b":")[0] not in self.hosts:
+            called = host[:100].decode("latin-1")
+            return f"Host: this service is not called {called!r}; LOADMASTER_ALLOWED_HOSTS names what it is", "Host"
+        if method in SAFE or not origin or origin in self.origins or origin.partition(b"://")[2] == host:
             return None
-        return f"Origin: pages of {origin[:100]!r} may not change anything here", "Origin"
+        return f"Origin: pages of {origin[:100].decode('latin-1')!r} may not change anything here", "Origin"
 
 
 class BodyLimit:
     """Refuses a body above `max_bytes` while it is read: by a 413 in our one error shape, unlike the framework's.
 
-    Once a response has begun it is too late for words, and the client is treated as one that has gone.
+    No route reads a body that comes with a GET. Once a response has begun it is too late for words, and the client is
+    treated as one that has gone.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -62,6 +66,9 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what comes in."""
+        if scope["type"] != "http" or scope["method"] in SAFE:
+            await self.app(scope, receive, send)
+            return
         left = self.max_bytes
         begun = False
 
@@ -94,6 +101,9 @@ class StartRefusal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on but that one message."""
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
 
         async def told(message: Message) -> None:
             error = sys.exc_info()[1]
