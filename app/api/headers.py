@@ -26,6 +26,7 @@ ALWAYS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+OUR_HEADERS: Final = ("X-Loadmaster-Device", "X-Loadmaster-Generation", "X-Request-Id")
 FRESH: Final = (*ALWAYS, (b"cache-control", b"no-store"))
 ASKED_ABOUT: Final = (*ALWAYS, (b"cache-control", b"private, no-cache"))
 
@@ -62,5 +63,5 @@ class NamedOrigins(CORSMiddleware):
             allow_origins=origins,
             allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
             allow_headers=("Authorization", "X-Api-Key", "If-Match", "If-None-Match", "Last-Event-ID", "Range"),
-            expose_headers=("ETag", "Retry-After", "Content-Range", "X-Loadmaster-Device", "X-Loadmaster-Generation"),
+            expose_headers=("ETag", "Retry-After", "Content-Range", *OUR_HEADERS),
         )

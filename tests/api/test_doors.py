@@ -8,7 +8,11 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from app.cli.connections import MAX_HEAD_BYTES, BoundedProtocol
 from app.config import Settings
+from app.main import MAX_BODY_BYTES
+from app.residency.events import MAX_LISTENERS
+from app.residency.orders import MAX_JOBS
 from tests.api.server import DEMO, answer, refusal, serving
 
 KEY = "0123456789abcdef"
@@ -145,3 +149,18 @@ def test_the_documentation_works_offline(client: httpx.Client) -> None:
     for source in sources:
         assert source.startswith("/static/")
         assert client.get(source).status_code == 200
+
+
+def test_the_limits_are_those_that_the_page_says() -> None:
+    """docs/security.md has every one of them."""
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+
+    for sentence in (
+        f"a body of more than {MAX_BODY_BYTES >> 20} MiB",
+        f"more than {MAX_HEAD_BYTES >> 10} KiB around a body",
+        f"not whole after {BoundedProtocol.seconds:g} seconds",
+        f"more than {BoundedProtocol.most} connections",
+        f"more than {MAX_LISTENERS} readers",
+        f"while {MAX_JOBS} jobs have not ended",
+    ):
+        assert sentence in page
