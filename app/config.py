@@ -124,7 +124,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _refuse_what_is_no_setting(self) -> Self:
         known = {f"{PREFIX}{name}".upper() for name in type(self).model_fields}
-        unknown = sorted(name for name in map(str.upper, os.environ) if name.startswith(PREFIX) and name not in known)
+        clients = {f"{PREFIX}URL"}
+        if self.keys:  # else whoever set it meant the service to have keys, and misspelt it
+            clients.add(f"{PREFIX}API_KEY")
+        given = {name for name in map(str.upper, os.environ) if name.startswith(PREFIX)}
+        unknown = sorted(given - known - clients)
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}")
         return self

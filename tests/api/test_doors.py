@@ -63,6 +63,15 @@ def test_a_setting_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.M
         Settings(models_dir=(tmp_path,))
 
 
+def test_what_is_the_client_s_is_no_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both may run in one shell; its key means something only where there are keys."""
+    monkeypatch.setenv("LOADMASTER_URL", "http://127.0.0.1:8288")
+    Settings(models_dir=(tmp_path,))
+
+    monkeypatch.setenv("LOADMASTER_API_KEY", KEY)
+    Settings(models_dir=(tmp_path,), api_keys=f"me:admin:{KEY}")  # type: ignore[arg-type]
+
+
 BOARD = "https://board.example"
 
 

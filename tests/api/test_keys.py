@@ -101,6 +101,7 @@ def test_no_representation_shows_a_key() -> None:
     assert [text for text in shown if SECRET in text or settings.keys[0].digest.hex() in text] == []
 
 
+@pytest.mark.slow
 def test_a_log_holds_no_key(tmp_path: Path) -> None:
     """Of a process with keys in its environment and in a file, called with right, wrong and misplaced ones."""
     file, log = tmp_path / "keys", tmp_path / "log"
