@@ -42,6 +42,8 @@ class Door:
         host = origin = b""
         for header, value in headers:
             if header == b"host":
+                if host:
+                    return "Host: it is there twice", "Host"
                 host = value.lower()
             elif header == b"origin":
                 origin = value.lower()
