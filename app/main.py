@@ -22,6 +22,7 @@ from app.api import events, jobs, models, placement, system
 from app.api.errors import add_error_handlers
 from app.api.middleware import BodyLimit, Door, StartRefusal
 from app.api.schemas import encode
+from app.api.traffic import Access, Traffic
 from app.config import Settings
 from app.devices.host import HostDevice
 from app.devices.limits import limits_of
@@ -37,11 +38,13 @@ class State(TypedDict):
     """What every request can reach."""
 
     loadmaster: Loadmaster
+    traffic: Traffic
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service. Settings are read from the environment unless they are given."""
     settings = settings or Settings()
+    traffic = Traffic()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -57,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             await loadmaster.start()
             with _on_a_signal(loadmaster.begin_stop):
-                yield State(loadmaster=loadmaster)
+                yield State(loadmaster=loadmaster, traffic=traffic)
         finally:
             await loadmaster.stop()
 
@@ -73,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Door, hosts=(settings.host, *settings.allowed_hosts))
     app.add_middleware(StartRefusal)
+    app.add_middleware(Access, traffic=traffic)  # the last one is the first to be called
     add_error_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for module in (placement, models, jobs, events, system):  # `models` ends in a route that takes any path

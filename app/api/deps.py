@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Path, Query, Request
 from starlette.convertors import Convertor, register_url_convertor
 
+from app.api.traffic import Traffic
 from app.residency import Loadmaster
 from app.residency.events import Listener
 from app.residency.registry import SUBRESOURCES, Entry
@@ -34,6 +35,14 @@ def _loadmaster(request: Request) -> Loadmaster:
 
 
 LoadmasterDep = Annotated[Loadmaster, Depends(_loadmaster)]
+
+
+def _traffic(request: Request) -> Traffic:
+    traffic: Traffic = request.state.traffic
+    return traffic
+
+
+TrafficDep = Annotated[Traffic, Depends(_traffic)]
 
 ModelId = Annotated[str, Path(alias="id", description="The model's id; it may hold slashes.")]
 

@@ -5,9 +5,9 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import RedirectResponse
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from app.api.deps import LoadmasterDep
+from app.api.deps import LoadmasterDep, TrafficDep
 from app.api.metrics import exposition
 from app.api.schemas import DeviceOut, HealthOut, ListOut
 from app.placement import HOST
@@ -78,10 +78,10 @@ async def readyz(loadmaster: LoadmasterDep, response: Response) -> HealthOut:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(loadmaster: LoadmasterDep) -> Response:
-    """The same numbers for Prometheus."""
+async def metrics(loadmaster: LoadmasterDep, traffic: TrafficDep) -> Response:
+    """The same numbers for Prometheus, with what jobs and requests have come to."""
     await loadmaster.memory.ask()
-    return Response(exposition(loadmaster), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(loadmaster, traffic), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/docs", include_in_schema=False)

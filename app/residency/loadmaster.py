@@ -6,6 +6,7 @@ says who owns what, and why.
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,7 @@ class Loadmaster:
         self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer")
         self._verify_threads = ThreadPoolExecutor(VERIFY_THREADS, "verify")
         self._memory_changed = asyncio.Event()
+        self._stopping_since: float | None = None
         residents, jobs, told = self._residents, self.jobs, self._told
         self.library = Library(directories, residents, jobs, wishes)
         self.memory = Memory(self.devices, ledger, residents)
@@ -96,6 +98,11 @@ class Loadmaster:
 
     def begin_stop(self) -> None:
         """End event streams, take no more jobs, and call off those that run; their wishes stay. Idempotent."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            jobs, streams = [job.id for job in self.jobs.running()], self.broadcast.listeners
+            facts = {"event": "stopping", "jobs": jobs, "streams": streams, "models": len(self._residents)}
+            log.info("stopping: %d jobs called off, %d streams ended", len(jobs), streams, extra={"facts": facts})
         self.broadcast.close()
         self._commitments.call_off()
 
@@ -103,6 +110,7 @@ class Loadmaster:
         """Call off what runs (the wishes stay), free everything, and return when it is free."""
         self.begin_stop()
         await self._commitments.settle()
+        models = len(self._residents)
         for resident in list(self._residents.values()):
             await self._changes.withdraw(Job(JobKind.UNLOAD, resident.entry.id, None, lambda _: None), resident)
         await self._changes.settle()
@@ -111,6 +119,9 @@ class Loadmaster:
         self._verify_threads.shutdown()
         for device in self.devices.values():
             await asyncio.to_thread(device.close)
+        seconds = time.monotonic() - (self._stopping_since or 0.0)
+        facts = {"event": "stopped", "models": models, "seconds": round(seconds, 3)}
+        log.info("stopped: %d models given back, after %.3f s", models, seconds, extra={"facts": facts})
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
