@@ -1,7 +1,6 @@
 """`loadmaster serve`."""
 
 import contextlib
-import copy
 import signal
 import socket
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Annotated
 import typer
 import uvicorn
 from pydantic import ValidationError
-from uvicorn.config import LOGGING_CONFIG
 
+from app.cli.logs import configuration
 from app.config import Settings
 from app.errors import InvalidValue
 from app.main import create_app
@@ -19,10 +18,6 @@ from app.main import create_app
 STOP_SECONDS = 10
 CANNOT_BE = 2
 NO_START = 3
-
-LOGGING = copy.deepcopy(LOGGING_CONFIG)
-LOGGING["loggers"]["app"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-"""uvicorn's own, with our loggers beside its own: a line for each job that has ended."""
 
 
 def serve(
@@ -32,6 +27,8 @@ def serve(
     devices: Annotated[str | None, typer.Option(help="auto, none, cuda, or a list such as sim:8GiB.")] = None,
     memory_limit: Annotated[str | None, typer.Option(help="all, 20GiB, 80%, or each by device: cuda:0=20GiB.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where wishes are kept over a restart.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text, or json: one object a line.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug (polls, too), info, warning or error.")] = None,
 ) -> None:
     """Start the service. Options override the LOADMASTER_ environment variables.
 
@@ -44,6 +41,8 @@ def serve(
         "devices": devices,
         "memory_limit": memory_limit,
         "state_dir": state_dir,
+        "log_format": log_format,
+        "log_level": log_level,
     }
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
@@ -66,7 +65,9 @@ def _run(settings: Settings) -> None:
         port=settings.port,
         timeout_graceful_shutdown=STOP_SECONDS,
         server_header=False,
-        log_config=LOGGING,
+        log_config=configuration(settings.log_format, settings.log_level),
+        access_log=False,  # ours has no query strings in it
+        ws="none",  # there are no websockets, and its log has
     )
     address = _bound(config)  # before the start: a second service must not begin to load models
     server = uvicorn.Server(config)
