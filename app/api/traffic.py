@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from contextvars import ContextVar
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +23,7 @@ REQUEST_ID: Final = "X-Request-Id"
 UNMATCHED: Final = "unmatched"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+CLASS: Final = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 MAX_PATH: Final = 200  # characters of a path in the log
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """From a poll to a load that is waited for."""
@@ -34,12 +35,8 @@ _HEADER: Final = REQUEST_ID.lower().encode()
 _SANE: Final = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
-class Answered(NamedTuple):
-    """What requests are counted by: a bounded number of each, whatever clients send."""
-
-    method: str
-    route: str
-    status: str
+Answered = tuple[str, str, str]
+"""Method, route and class of status: what requests are counted by, a bounded number of each, whatever clients send."""
 
 
 class Traffic:
@@ -60,8 +57,7 @@ class Traffic:
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         """A request was answered by this status, as far as its head."""
         method = scope["method"]
-        answered = Answered(method if method in METHODS else "other", route_of(scope), f"{status // 100}xx")
-        self.seconds[answered].observe(seconds)
+        self.seconds[method if method in METHODS else "other", route_of(scope), CLASS[status // 100]].observe(seconds)
 
 
 class Access:
