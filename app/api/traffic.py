@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID: Final = "X-Request-Id"
 UNMATCHED: Final = "unmatched"
+POLLED: Final = frozenset({"/v1/memory", "/v1/models"})
+"""Counted by their path even where they are answered, or refused, before they are routed."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 CLASS: Final = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
@@ -111,7 +113,9 @@ def route_of(scope: Scope) -> str:
     if route is not None:
         return str(getattr(route, "path_format", UNMATCHED))
     mounted: str = scope.get("root_path", "")
-    return f"{mounted}/{{path}}" if mounted else UNMATCHED
+    if mounted:
+        return f"{mounted}/{{path}}"
+    return scope["path"] if scope["path"] in POLLED else UNMATCHED
 
 
 def _brought(scope: Scope) -> str | None:
