@@ -102,7 +102,7 @@ class Loadmaster:
             self._stopping_since = time.monotonic()
             jobs, streams = [job.id for job in self.jobs.running()], self.broadcast.listeners
             facts = {"event": "stopping", "jobs": jobs, "streams": streams, "models": len(self._residents)}
-            log.info("stopping: %d jobs called off, %d streams ended", len(jobs), streams, extra={"facts": facts})
+            log.info("stopping; jobs called off: %d, streams ended: %d", len(jobs), streams, extra={"facts": facts})
         self.broadcast.close()
         self._commitments.call_off()
 
@@ -110,7 +110,11 @@ class Loadmaster:
         """Call off what runs (the wishes stay), free everything, and return when it is free."""
         self.begin_stop()
         await self._commitments.settle()
-        models = len(self._residents)
+        models, held = len(self._residents), sorted(id_ for id_, one in self._residents.items() if one.held)
+        if held:
+            log.info(
+                "waiting for readers of %s", ", ".join(held), extra={"facts": {"event": "waiting", "models": held}}
+            )
         for resident in list(self._residents.values()):
             await self._changes.withdraw(Job(JobKind.UNLOAD, resident.entry.id, None, lambda _: None), resident)
         await self._changes.settle()
@@ -121,7 +125,7 @@ class Loadmaster:
             await asyncio.to_thread(device.close)
         seconds = time.monotonic() - (self._stopping_since or 0.0)
         facts = {"event": "stopped", "models": models, "seconds": round(seconds, 3)}
-        log.info("stopped: %d models given back, after %.3f s", models, seconds, extra={"facts": facts})
+        log.info("stopped after %.3f s; models given back: %d", seconds, models, extra={"facts": facts})
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from app.residency.records import Cause, JobKind, JobRecord, JobState
+from app.residency.records import Cause, JobKind, JobRecord, JobState, VerifyResult
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Tally:
 
 
 def _tell(job: JobRecord, seconds: float) -> None:
+    rate = round(job.bytes_per_second) if job.bytes_done and job.bytes_per_second else None
     facts = {
         "event": "job",
         "job": job.id,
@@ -72,12 +73,14 @@ def _tell(job: JobRecord, seconds: float) -> None:
         "state": job.state,
         "bytes": job.bytes_done,
         "seconds": round(seconds, 6),
-        "bytes_per_second": round(job.bytes_per_second) if job.bytes_per_second else None,
+        "bytes_per_second": rate,
         "generation": job.generation,
         "code": job.error.code if job.error else None,
     }
-    rate = f", {facts['bytes_per_second']} bytes/s" if job.bytes_done and job.bytes_per_second else ""
-    done = f"{job.bytes_done} bytes copied in {seconds:.3f} s{rate}"
+    done = f"{job.bytes_done} bytes copied in {seconds:.3f} s{f', {rate} bytes/s' if rate else ''}"
+    if isinstance(job.result, VerifyResult):
+        facts["ok"] = job.result.ok
+        done = f"{job.result.summary}, in {seconds:.3f} s"
     level = logging.WARNING if job.state is JobState.FAILED else logging.INFO
     what = f"{job.kind} of {job.model} ({job.cause}) {job.state}"
     log.log(level, "%s: %s", what, f"{job.error}; {done}" if job.error else done, extra={"facts": facts})
