@@ -76,8 +76,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Door, hosts=(settings.host, *settings.allowed_hosts))
     app.add_middleware(StartRefusal)
-    app.add_middleware(Access, traffic=traffic)  # the last one is the first to be called
     add_error_handlers(app)
+    app.add_middleware(Access, traffic=traffic)  # the last one is the first to be called
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for module in (placement, models, jobs, events, system):  # `models` ends in a route that takes any path
         app.include_router(module.router)

@@ -36,14 +36,6 @@ def _loadmaster(request: Request) -> Loadmaster:
 
 LoadmasterDep = Annotated[Loadmaster, Depends(_loadmaster)]
 
-
-def _traffic(request: Request) -> Traffic:
-    traffic: Traffic = request.state.traffic
-    return traffic
-
-
-TrafficDep = Annotated[Traffic, Depends(_traffic)]
-
 ModelId = Annotated[str, Path(alias="id", description="The model's id; it may hold slashes.")]
 
 
@@ -67,6 +59,14 @@ async def _listener(
 
 
 ListenerDep = Annotated[Listener, Depends(_listener)]
+
+
+def _traffic(request: Request) -> Traffic:
+    traffic: Traffic = request.state.traffic
+    return traffic
+
+
+TrafficDep = Annotated[Traffic, Depends(_traffic)]
 
 Offset = Annotated[int, Query(ge=0, le=2**63 - 1, description="How many to leave out at the front.")]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="How many to give at most.")]
