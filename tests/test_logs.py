@@ -1,5 +1,6 @@
 """The log: one line for each thing that happened, in a form that nobody can forge."""
 
+import asyncio
 import json
 import logging
 import logging.config
@@ -72,6 +73,15 @@ def test_a_line_is_one_object_of_json() -> None:
     assert (told["event"], told["bytes"]) == ("job", 7)
     assert "LookupError" in json.loads(JSONLines().format(failed()))["traceback"]
     request_id.set(None)
+
+
+def test_what_was_cut_off_is_no_fault() -> None:
+    """A stop cuts off a reader that goes on for too long; the server's line about it has no traceback."""
+    cut_off = record("Exception in ASGI application\n")
+    cut_off.exc_info = (asyncio.CancelledError, asyncio.CancelledError(), None)
+
+    assert TextLines().format(cut_off).endswith(" INFO Exception in ASGI application")
+    assert "traceback" not in json.loads(JSONLines().format(cut_off))
 
 
 @pytest.mark.parametrize("form", LogFormat)

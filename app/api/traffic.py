@@ -79,7 +79,7 @@ class Access:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        status = 0
+        status, complete = 0, False
         id_ = _brought(scope) or self.traffic.new_id()
         request_id.set(id_)  # never reset: what the server logs of a failure comes after us, in the same task
         header = (_HEADER, id_.encode())
@@ -94,6 +94,7 @@ class Access:
 
         try:
             await self.app(scope, receive, told)
+            complete = True
         finally:
             seconds = time.perf_counter() - began
             if not status:  # it failed by a fault of ours, or was given up, before there was an answer
@@ -102,9 +103,9 @@ class Access:
                 scope.setdefault("state", {})["code"] = LoadmasterError.code
             if code := scope.get("state", {}).get("code"):
                 self.traffic.refusals[code] += 1
-            level = logging.DEBUG if status < 400 and scope["method"] in SAFE else logging.INFO
+            level = logging.DEBUG if status < 400 and scope["method"] in SAFE and complete else logging.INFO
             if log.isEnabledFor(level):
-                _tell(level, scope, status, seconds)
+                _tell(level, scope, status, seconds, complete=complete)
 
 
 def route_of(scope: Scope) -> str:
@@ -126,7 +127,7 @@ def _brought(scope: Scope) -> str | None:
     return None
 
 
-def _tell(level: int, scope: Scope, status: int, seconds: float) -> None:
+def _tell(level: int, scope: Scope, status: int, seconds: float, *, complete: bool) -> None:
     path = scope["path"] if len(scope["path"]) <= MAX_PATH else scope["path"][:MAX_PATH] + "…"
     client = scope.get("client")
     facts = {
@@ -137,6 +138,8 @@ def _tell(level: int, scope: Scope, status: int, seconds: float) -> None:
         "status": status,
         "code": scope.get("state", {}).get("code"),
         "seconds": round(seconds, 6),
+        "complete": complete,
         "client": client[0] if client else None,
     }
-    log.log(level, "%s %s: %d in %.3f s", scope["method"], path, status, seconds, extra={"facts": facts})
+    what = f"{scope['method']} {path}: {status}{'' if complete else ' (unfinished)'}"
+    log.log(level, "%s in %.3f s", what, seconds, extra={"facts": facts})

@@ -4,6 +4,7 @@ A line is a line. Names of models and paths of requests are a stranger's text, s
 terminal or turn its direction is escaped.
 """
 
+import asyncio
 import json
 import logging
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback if there is one."""
         asked = request_id.get()
-        line = f"{_time(record)} {record.levelname} {printable(record.getMessage())}{f' [{asked}]' if asked else ''}"
+        line = f"{_time(record)} {record.levelname} {printable(_message(record))}{f' [{asked}]' if asked else ''}"
         return "\n    ".join([line, *(printable(text) for text in _traceback(self, record).splitlines())])
 
 
@@ -33,7 +34,7 @@ class JSONLines(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if asked := request_id.get():
             told["request_id"] = asked
@@ -66,5 +67,11 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _message(record: logging.LogRecord) -> str:
+    return record.getMessage().rstrip("\n")  # with which some of the server's end
+
+
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    return formatter.formatException(record.exc_info) if record.exc_info else ""
+    """Empty also where work was cut off: a stop does that to a reader that goes on for too long, and it is no fault."""
+    error = record.exc_info
+    return formatter.formatException(error) if error and not isinstance(error[1], asyncio.CancelledError) else ""
