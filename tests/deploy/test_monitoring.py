@@ -136,6 +136,15 @@ def test_the_dashboard_is_laid_out() -> None:
             assert panel["datasource"] == target["datasource"] == {"type": source["type"], "uid": source["uid"]}
 
 
+def test_the_dashboard_asks_for_services_by_what_they_tell(series: Series) -> None:
+    """Its one variable is filled from a metric that every service has."""
+    (variable,) = DASHBOARD["templating"]["list"]
+    (metric,) = re.findall(r"label_values\((\w+), instance\)", variable["query"]["query"])
+
+    assert metric in series
+    assert all(f"${variable['name']}" in target["expr"] for panel in PANELS for target in panel["targets"])
+
+
 def test_every_alert_says_what_to_do() -> None:
     """Each has a severity, a summary and a description, and a case in which it fires."""
     tested = (PROMETHEUS / "rules_test.yml").read_text()
