@@ -119,11 +119,7 @@ class _Work(Collector):
         for cause, name, text in (
             (Cause.EVICTION, "evictions", "Idle models that made room for another, whole or by layers."),
             (Cause.IDLENESS, "expirations", "Models that were unloaded for want of use."),
-            (
-                Cause.RESTART,
-                "restores",
-                "Loads of what an earlier process had; what could not be begun is a failed model.",
-            ),
+            (Cause.RESTART, "restores", "Loads of what an earlier process had."),
         ):
             ends = (((end,), by_cause[cause, end]) for end in ENDS)
             yield _counter(f"loadmaster_{name}", text, ("state",), ends)

@@ -95,12 +95,15 @@ class Access:
         try:
             await self.app(scope, receive, told)
             complete = True
+        except Exception:
+            if not status:  # then the answer is a 500
+                scope.setdefault("state", {})["code"] = LoadmasterError.code
+            raise
         finally:
             seconds = time.perf_counter() - began
-            if not status:  # it failed by a fault of ours, or was given up, before there was an answer
+            if not status:  # it failed, or was cut off by a stop, before there was an answer
                 status = 500
                 self.traffic.count(scope, status, seconds)
-                scope.setdefault("state", {})["code"] = LoadmasterError.code
             if code := scope.get("state", {}).get("code"):
                 self.traffic.refusals[code] += 1
             level = logging.DEBUG if status < 400 and scope["method"] in SAFE and complete else logging.INFO

@@ -82,6 +82,30 @@ def test_a_fault_of_ours_can_be_found() -> None:
     assert traffic.refusals == {"internal_error": 1}
 
 
+def test_what_a_stop_cuts_off_is_no_fault() -> None:
+    """It is counted as unanswered, and rings nobody's alarm."""
+    traffic = Traffic()
+
+    async def endless(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def nothing(*_: object) -> Message:
+        raise AssertionError("nobody sends or receives")
+
+    async def call() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        request = asyncio.create_task(Access(endless, traffic)(scope, nothing, nothing))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(call())
+
+    assert [*traffic.seconds] == [("GET", "unmatched", "5xx")]
+    assert traffic.refusals == {}
+
+
 def test_a_prepared_answer_is_not_changed() -> None:
     """An application may send the same message to everybody: the id is not written into it."""
     start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"etag", b"1")]}
