@@ -124,6 +124,8 @@ def test_a_life_in_json(tmp_path: Path) -> None:
     assert (lost["device"], lost["level"], lost["jobs"]) == ("sim:1", "error", [offload_line["job"]])
     assert [line["status"] for line in told["request"] if line["method"] != "GET"] == [200, 507, 503]
     assert {line["path"] for line in told["request"] if line["method"] == "GET"} >= {"/healthz", "/v1/events"}
+    (started,) = [line for line in lines if line.get("event") == "started"]
+    assert (started["models"], started["devices"]) == (1, ["sim:0", "sim:1", "cpu"])
     (stopping,) = [line for line in lines if line.get("event") == "stopping"]
     assert (stopping["streams"], stopping["models"]) == (1, 1)
     assert told["stopped"][0]["models"] == 1

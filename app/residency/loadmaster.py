@@ -86,6 +86,8 @@ class Loadmaster:
         self._losses.watch()
         await self.library.rescan()
         await self.memory.ask()
+        facts = {"event": "started", "models": len(self.library.records()), "devices": list(self.devices)}
+        log.info("models: %d, devices: %s", facts["models"], ", ".join(self.devices), extra={"facts": facts})
         self._commitments.spawn(self._tell_memory())
         self._commitments.spawn(self._idleness.watch())
         self._restart.under_way = True
