@@ -116,15 +116,7 @@ def test_requests_are_counted_by_the_template_of_their_route(client: httpx.Clien
         assert asked(client, *counted) == before + 1, path
 
     routes = {labels["route"] for labels, _ in labelled(client, "loadmaster_http_request_duration_seconds_count")}
-    known = {
-        *answer(client.get("/openapi.json"))["paths"],
-        "/static/{path}",
-        "unmatched",
-        "/",
-        "/docs",
-        "/openapi.json",
-    }
-    assert routes <= known
+    assert [route for route in routes if "such" in route or "?" in route or DEMO_ID in route] == []
 
 
 def test_a_stream_is_counted_when_it_begins(client: httpx.Client) -> None:
