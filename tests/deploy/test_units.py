@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ def compose(**environment: str) -> Any:
     return yaml.safe_load(done.stdout)
 
 
-def taken(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The settings by these variables, on a machine that has no others."""
+def taken(environment: Mapping[str, str | None], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings by these variables; those without a value are handed on, and not set here."""
     for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+        if value is not None:
+            monkeypatch.setenv(name, value)
     return Settings()
 
 
