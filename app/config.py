@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -19,6 +20,22 @@ PREFIX = "LOADMASTER_"
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 MAX_KEYS_BYTES = 1 << 20
 GRAMMARS: dict[str, Callable[[str], object]] = {"devices": parse_devices, "memory_limit": parse_limits}
+
+
+class LogFormat(StrEnum):
+    """How a line is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """What is written at least."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 class Settings(BaseSettings):
@@ -50,7 +67,8 @@ class Settings(BaseSettings):
     allow_unauthenticated: bool = Field(
         default=False, description="Listen on other addresses than loopback although there are no keys."
     )
-
+    log_format: LogFormat = Field(default=LogFormat.TEXT, description="How a line of the log is written.")
+    log_level: LogLevel = Field(default=LogLevel.INFO, description="What is logged at least.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Names that the service may be called by, beside loopback and `host`; comma-separated."
     )

@@ -27,6 +27,7 @@ from app.api.headers import NamedOrigins, SafeHeaders
 from app.api.keys import Lock
 from app.api.middleware import BodyLimit, Door, StartRefusal
 from app.api.schemas import encode
+from app.api.traffic import Access, Traffic
 from app.config import Settings
 from app.devices.host import HostDevice
 from app.devices.limits import limits_of
@@ -48,11 +49,13 @@ class State(TypedDict):
 
     loadmaster: Loadmaster
     answers: Answers
+    traffic: Traffic
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service. Settings are read from the environment unless they are given."""
     settings = settings or Settings()
+    traffic = Traffic()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -69,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             await loadmaster.start()
             with _on_a_signal(loadmaster.begin_stop):
-                yield State(loadmaster=loadmaster, answers=Answers(loadmaster))
+                yield State(loadmaster=loadmaster, answers=Answers(loadmaster), traffic=traffic)
         finally:
             await loadmaster.stop()
 
@@ -83,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     _add_doors(app, settings)
+    app.add_middleware(Access, traffic=traffic)  # the last one is the first to be called
     add_error_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for module in (placement, models, jobs, events, system, documentation):  # `models` ends in one for any path

@@ -7,6 +7,7 @@ from fastapi import Depends, Header, Path, Query, Request
 from starlette.convertors import Convertor, register_url_convertor
 
 from app.api.answers import Answers
+from app.api.traffic import Traffic
 from app.residency import Loadmaster
 from app.residency.events import Listener
 from app.residency.registry import SUBRESOURCES, Entry
@@ -67,6 +68,14 @@ async def _listener(
 
 
 ListenerDep = Annotated[Listener, Depends(_listener)]
+
+
+def _traffic(request: Request) -> Traffic:
+    traffic: Traffic = request.state.traffic
+    return traffic
+
+
+TrafficDep = Annotated[Traffic, Depends(_traffic)]
 
 Offset = Annotated[int, Query(ge=0, le=2**63 - 1, description="How many to leave out at the front.")]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="How many to give at most.")]

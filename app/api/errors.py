@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +12,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from app import errors
+from app.api.traffic import REQUEST_ID, request_id
 from app.errors import LoadmasterError
 
 STATUS: Final[dict[type[LoadmasterError], HTTPStatus]] = {
@@ -59,6 +60,15 @@ def status_of(error: type[LoadmasterError]) -> HTTPStatus:
     return next((STATUS[base] for base in error.__mro__ if base in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
+def codes() -> list[str]:
+    """Every code that an error of ours can have, in alphabetical order."""
+    return sorted({error.code for error in vars(errors).values() if _is_ours(error)})
+
+
+def _is_ours(error: object) -> TypeGuard[type[LoadmasterError]]:
+    return isinstance(error, type) and issubclass(error, LoadmasterError)
+
+
 def error_object(error: LoadmasterError) -> dict[str, Any]:
     """What stands under `error` in a body, in a job and in a model: message, type, code, param and the numbers."""
     kind = TYPE.get(status_of(type(error)), "invalid_request_error")
@@ -87,12 +97,13 @@ def add_error_handlers(app: FastAPI) -> None:
     """Give every error, ours and the framework's, the one body."""
 
     @app.exception_handler(LoadmasterError)
-    async def ours(_: Request, error: LoadmasterError) -> JSONResponse:
+    async def ours(request: Request, error: LoadmasterError) -> JSONResponse:
+        request.state.code = error.code
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return error_response(_translated(error.errors()))
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return await ours(request, _translated(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
@@ -103,7 +114,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, __: Exception) -> JSONResponse:
-        return error_response(LoadmasterError("internal error; the log has more"))
+        response = error_response(LoadmasterError("internal error; the log has more"))
+        response.headers[REQUEST_ID] = request_id.get() or ""  # made outside of whoever gives the others theirs
+        return response
 
 
 def _allowed(request: Request) -> str:

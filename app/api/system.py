@@ -4,10 +4,10 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.api.conditional import CONDITIONAL, IF_NONE_MATCH
-from app.api.deps import AnswersDep, LoadmasterDep
+from app.api.deps import AnswersDep, LoadmasterDep, TrafficDep
 from app.api.metrics import exposition
 from app.api.refusals import refusals
 from app.api.schemas import DeviceOut, HealthOut, ListOut
@@ -85,10 +85,10 @@ async def readyz(loadmaster: LoadmasterDep, response: Response) -> HealthOut:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(loadmaster: LoadmasterDep) -> Response:
-    """The same numbers for Prometheus."""
+async def metrics(loadmaster: LoadmasterDep, traffic: TrafficDep) -> Response:
+    """The same numbers for Prometheus, with what jobs and requests have come to."""
     await loadmaster.memory.look()
-    return Response(exposition(loadmaster), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(loadmaster, traffic), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/", include_in_schema=False)

@@ -202,6 +202,8 @@ def _bits(bits_per_weight: float | None) -> str | None:
 
 def printable(text: str) -> str:
     """Text that cannot play tricks with a terminal: what is no visible character is shown as its escape."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -1,7 +1,6 @@
 """`loadmaster serve`."""
 
 import contextlib
-import copy
 import signal
 import socket
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Annotated
 import typer
 import uvicorn
 from pydantic import ValidationError
-from uvicorn.config import LOGGING_CONFIG
 
 from app.cli.connections import BoundedProtocol
+from app.cli.logs import configuration
 from app.config import Settings
 from app.errors import InvalidValue
 from app.main import create_app
@@ -21,12 +20,8 @@ STOP_SECONDS = 10
 CANNOT_BE = 2
 NO_START = 3
 
-LOGGING = copy.deepcopy(LOGGING_CONFIG)
-LOGGING["loggers"]["app"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-"""uvicorn's own, with our loggers beside its own: a line for each job that has ended."""
 
-
-def serve(
+def serve(  # noqa: PLR0917 - each option is an argument
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on.")] = None,
     models_dir: Annotated[str | None, typer.Option(help="Where the GGUF files are; several joined by `:`.")] = None,
@@ -34,6 +29,8 @@ def serve(
     memory_limit: Annotated[str | None, typer.Option(help="all, 20GiB, 80%, or each by device: cuda:0=20GiB.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where wishes are kept over a restart.")] = None,
     api_keys_file: Annotated[Path | None, typer.Option(help="A file of keys, one name:role:key a line.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text, or json: one object a line.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug (polls, too), info, warning or error.")] = None,
 ) -> None:
     """Start the service. Options override the LOADMASTER_ environment variables.
 
@@ -47,6 +44,8 @@ def serve(
         "memory_limit": memory_limit,
         "state_dir": state_dir,
         "api_keys_file": api_keys_file,
+        "log_format": log_format,
+        "log_level": log_level,
     }
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
@@ -70,8 +69,9 @@ def _run(settings: Settings) -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
         server_header=False,
         http=BoundedProtocol,
-        ws="none",
-        log_config=LOGGING,
+        log_config=configuration(settings.log_format, settings.log_level),
+        access_log=False,  # ours has no query strings in it
+        ws="none",  # there are no websockets, and its log has
     )
     address = _bound(config)  # before the start: a second service must not begin to load models
     server = uvicorn.Server(config)

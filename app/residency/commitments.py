@@ -144,9 +144,6 @@ class Commitments:
         self._ledger.unclaim(job.model)
         self._jobs.end(job, state, error)
         self._told(job.model)
-        level = logging.WARNING if state is JobState.FAILED else logging.INFO
-        what = f"{job.kind} of {job.model} ({job.cause})"
-        log.log(level, "%s %s: %s", what, state, error or f"{job.bytes_done} bytes copied")
 
     async def _look(self, job: Job, work: Work) -> None:
         job.start()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -11,6 +11,7 @@ from app.devices import Meter
 from app.errors import Cancelled, LoadmasterError, NotFound
 from app.placement import Placement
 from app.residency.records import Cause, JobKind, JobRecord, JobResult, JobState, VerifyResult
+from app.residency.tally import Tally
 from app.residency.wishes import Wish
 
 HISTORY: Final = 1000
@@ -251,10 +252,12 @@ class Jobs:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._active: dict[str, Job] = {}
-        self.ended: Counter[tuple[JobKind, JobState]] = Counter()
-        """How many jobs have ended, by kind and state."""
-        self.copied_bytes = 0
-        """How many bytes all jobs have copied to devices."""
+        self.tally = Tally()
+
+    @property
+    def copied_bytes(self) -> int:
+        """How many bytes all jobs have copied to devices, those that run included; only grows."""
+        return self.tally.copied_bytes + sum(job.bytes_done for job in self.running())
 
     def add(self, job: Job) -> None:
         """Make a job known, and, unless it only looks, its model's active one."""
@@ -271,9 +274,8 @@ class Jobs:
         """End a job; it is its model's active one no more."""
         if self._active.get(job.model) is job:
             del self._active[job.model]
-        self.ended[job.kind, state] += 1
-        self.copied_bytes += job.bytes_done
         job.end(state, error)
+        self.tally.count(job.record())
 
     def active(self, model: str) -> Job | None:
         """The model's job that is queued or running."""

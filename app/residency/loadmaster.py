@@ -6,6 +6,7 @@ says who owns what, and why.
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,7 @@ class Loadmaster:
         self._memory_changed = asyncio.Event()
         self._snapshot: Event | None = None
         self._snapshot_of: object = None
+        self._stopping_since: float | None = None
         residents, jobs, told = self._residents, self.jobs, self._told
         self.library = Library(directories, residents, jobs, wishes)
         self.memory = Memory(self.devices, ledger, residents)
@@ -86,6 +88,8 @@ class Loadmaster:
         self._losses.watch()
         await self.library.rescan()
         await self.memory.ask()
+        facts = {"event": "started", "models": len(self.library.records()), "devices": list(self.devices)}
+        log.info("models: %d, devices: %s", facts["models"], ", ".join(self.devices), extra={"facts": facts})
         self._commitments.spawn(self._tell_memory())
         self._commitments.spawn(self.broadcast.keep_alive())
         self._commitments.spawn(self._idleness.watch())
@@ -99,6 +103,11 @@ class Loadmaster:
 
     def begin_stop(self) -> None:
         """End event streams, take no more jobs, and call off those that run; their wishes stay. Idempotent."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            jobs, streams = [job.id for job in self.jobs.running()], self.broadcast.listeners
+            facts = {"event": "stopping", "jobs": jobs, "streams": streams, "models": len(self._residents)}
+            log.info("stopping; jobs called off: %d, streams ended: %d", len(jobs), streams, extra={"facts": facts})
         self.broadcast.close()
         self._commitments.call_off()
 
@@ -106,6 +115,11 @@ class Loadmaster:
         """Call off what runs (the wishes stay), free everything, and return when it is free."""
         self.begin_stop()
         await self._commitments.settle()
+        models, held = len(self._residents), sorted(id_ for id_, one in self._residents.items() if one.held)
+        if held:
+            log.info(
+                "waiting for readers of %s", ", ".join(held), extra={"facts": {"event": "waiting", "models": held}}
+            )
         for resident in list(self._residents.values()):
             await self._changes.withdraw(Job(JobKind.UNLOAD, resident.entry.id, None, lambda _: None), resident)
         await self._changes.settle()
@@ -114,6 +128,9 @@ class Loadmaster:
         self._verify_threads.shutdown()
         for device in self.devices.values():
             await asyncio.to_thread(device.close)
+        seconds = time.monotonic() - (self._stopping_since or 0.0)
+        facts = {"event": "stopped", "models": models, "seconds": round(seconds, 3)}
+        log.info("stopped after %.3f s; models given back: %d", seconds, models, extra={"facts": facts})
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
 

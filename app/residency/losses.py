@@ -46,11 +46,15 @@ class Losses:
 
     def _take_out(self, device: Device) -> None:
         """Leave nothing on the device and nobody on the way to it. Wishes stay: the next process may have it again."""
-        log.error("%s; what was there falls back to the host", device.loss.error())
         self._ledger.lose(device.id)
         gone = {model: self._changes.fall_back(resident, device.id) for model, resident in self._residents.items()}
+        failed: list[str] = []
         for job in self._jobs.running():
             slabs = job.target.slabs if job.target else ()
             if any(slab.device == device.id or slab in gone.get(job.model, ()) for slab in slabs):
                 job.fail(device.loss.error())
+                failed.append(job.id)
+        fell_back = sorted(model for model, slabs in gone.items() if slabs)
+        facts = {"event": "device_lost", "device": device.id, "models": fell_back, "jobs": failed}
+        log.error("%s; what was there falls back to the host", device.loss.error(), extra={"facts": facts})
         self._memory_changed()

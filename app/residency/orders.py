@@ -4,6 +4,7 @@ Everything that a decision stands on is claimed here, in one go with it: there i
 model's active one.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -20,6 +21,7 @@ from app.residency.residents import Resident
 from app.residency.wishes import Wish, Wishes
 
 MAX_JOBS: Final = 256
+log = logging.getLogger(__name__)
 
 
 class Orders:
@@ -64,7 +66,7 @@ class Orders:
         job = self.job(JobKind.OFFLOAD if resident else JobKind.LOAD, entry.id, asked, cause)
         if resident is not None and is_so(decision, resident.current.placement, resident.host, wish.request):
             return await self._end(job, resident, wish.placed(decision.placement))
-        making_room = [self._eviction(eviction) for eviction in decision.evictions]
+        making_room = [self._eviction(eviction, entry.id) for eviction in decision.evictions]
         placing = self._placing(job, entry, wish, decision, tuple(one.job for one in making_room))
         return await self._commitments.begin(placing, *making_room)
 
@@ -125,8 +127,12 @@ class Orders:
 
         return Undertaking(job, None, work, after)
 
-    def _eviction(self, eviction: Eviction) -> Undertaking:
+    def _eviction(self, eviction: Eviction, beneficiary: str) -> Undertaking:
         model, decision = eviction.model, eviction.decision
+        freed = eviction.record().freed
+        nbytes = sum(freed.values())
+        facts = {"event": "eviction", "model": model, "for": beneficiary, "bytes": nbytes, "devices": freed}
+        log.info("%s gives back %d bytes, so that %s has room", model, nbytes, beneficiary, extra={"facts": facts})
         wish = self._wishes.current.get(model)
         if decision is None or wish is None:
             return self._withdrawal(self.job(JobKind.UNLOAD, model, cause=Cause.EVICTION))

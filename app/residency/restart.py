@@ -1,7 +1,8 @@
 """A restart: what an earlier process was asked for is loaded again, in the background."""
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from app.errors import InvalidModel, LoadmasterError
@@ -39,6 +40,7 @@ class Restart:
 
     async def run(self, wishes: Mapping[str, Wish | None]) -> None:
         """Load them all, side by side, each when it is its `turn`. Returns when all have ended."""
+        began = time.monotonic()
         try:
             in_turn = sorted(wishes.items(), key=lambda item: turn(item[1]))
             jobs = [await self._load(model, wish) for model, wish in in_turn]
@@ -47,6 +49,18 @@ class Restart:
                     await job.wait_ended()
         finally:
             self.under_way = False
+        if wishes:
+            self._sum_up(wishes, time.monotonic() - began)
+
+    def _sum_up(self, wishes: Iterable[str], seconds: float) -> None:
+        """One line: what is back, and what is not."""
+        missing = sorted(set(wishes) - self._residents.keys())
+        back = len(set(wishes)) - len(missing)
+        facts = {"event": "restore", "restored": back, "missing": missing, "seconds": round(seconds, 3)}
+        level = logging.WARNING if missing else logging.INFO
+        more = f"; not: {', '.join(missing)}" if missing else ""
+        text = "%d of %d models of the process before this one are loaded again, after %.3f s%s"
+        log.log(level, text, back, len(set(wishes)), seconds, more, extra={"facts": facts})
 
     async def _load(self, model: str, wish: Wish | None) -> Job | None:
         if self._jobs.active(model) is not None or model in self._residents:
@@ -61,7 +75,8 @@ class Restart:
             decision = self._admission.decide_again(entry, wish)
             return await self._orders.place(entry, wish, decision, None, Cause.RESTART)
         except LoadmasterError as error:
-            log.warning("%s cannot be loaded again: %s", model, error)
+            facts = {"event": "restore_failed", "model": model, "code": error.code}
+            log.warning("%s cannot be loaded again: %s", model, error, extra={"facts": facts})
             self._library.failures[model] = error
             self._told(model)
             return None

@@ -4,12 +4,10 @@ import json
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
-from urllib.parse import quote
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.api.server import DEMO, DEMO_ID, Json, answer, load
+from tests.api.server import DEMO, Json, answer
 
 RESPONSES = {
     "GET /v1/models": "200 304 422",
@@ -30,12 +28,6 @@ def operations(client: httpx.Client) -> Iterator[tuple[str, Json]]:
     for path, methods in answer(client.get("/openapi.json"))["paths"].items():
         for method, operation in methods.items():
             yield f"{method.upper()} {path}", operation
-
-
-def labelled(client: httpx.Client, name: str) -> list[tuple[dict[str, str], float]]:
-    """One metric's samples with their labels."""
-    families = text_string_to_metric_families(client.get("/metrics").text)
-    return [(sample.labels, sample.value) for f in families for sample in f.samples if sample.name == name]
 
 
 def test_every_error_that_a_route_may_answer_with_is_described(client: httpx.Client) -> None:
@@ -97,47 +89,3 @@ def test_probes_answer_get_and_head(client: httpx.Client) -> None:
     for path, status in (("/healthz", "ok"), ("/readyz", "ready")):
         assert answer(client.get(path)) == {"status": status}
         assert client.head(path).status_code == 200
-
-
-def test_metrics_agree_with_the_memory(client: httpx.Client) -> None:
-    """Every column of the ledger, and the bytes of each model on each device."""
-    load(client, n_gpu_layers=12)
-
-    memory = answer(client.get("/v1/memory"))
-
-    for column in ("total", "free", "others", "limit", "used", "weights", "padding", "reserved", "retired"):
-        expected = {(row["id"], "", row["kind"]): row[f"{column}_bytes"] for row in memory["devices"]}
-        assert {
-            (labels["device"], labels["uuid"], labels["kind"]): value
-            for labels, value in labelled(client, f"loadmaster_device_{column}_bytes")
-        } == expected
-    (model,) = memory["models"]
-    assert {
-        (labels["model"], labels["device"]): value for labels, value in labelled(client, "loadmaster_model_bytes")
-    } == {(DEMO_ID, device): nbytes for device, nbytes in model["devices"].items()}
-
-
-def test_metrics_count_jobs_and_bytes(client: httpx.Client) -> None:
-    """Counters grow by what was done."""
-
-    def loads() -> float:
-        ended = labelled(client, "loadmaster_jobs_total")
-        return sum(value for labels, value in ended if labels == {"kind": "load", "state": "succeeded"})
-
-    before, ((_, copied),) = loads(), labelled(client, "loadmaster_copied_bytes_total")
-
-    job = load(client, n_gpu_layers=1)
-
-    assert loads() == before + 1
-    assert labelled(client, "loadmaster_copied_bytes_total")[0][1] == copied + job["bytes_total"]
-    states = {labels["state"]: value for labels, value in labelled(client, "loadmaster_models")}
-    assert states["loaded"] == 1
-
-
-def test_a_model_id_cannot_forge_a_metric(client: httpx.Client) -> None:
-    """Quotes, braces and line breaks in a file's name stay inside the label; such a model is as good as any."""
-    load(client, f"/v1/models/{quote(FORGED)}", n_gpu_layers="all")
-
-    models = {labels["model"] for labels, _ in labelled(client, "loadmaster_model_bytes")}
-
-    assert models == {FORGED}
