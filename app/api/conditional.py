@@ -12,7 +12,6 @@ CONDITIONAL: Final[dict[int | str, dict[str, Any]]] = {
 }
 """The `responses` of such a route, for OpenAPI."""
 
-
 IF_NONE_MATCH: Final = {
     "parameters": [
         {

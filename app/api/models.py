@@ -21,6 +21,7 @@ from app.api.schemas import (
     ProblemOut,
     StatisticsOut,
     VocabularyOut,
+    encode_models,
     list_of_models,
 )
 from app.errors import InvalidValue, NotLoaded
@@ -48,7 +49,7 @@ async def models(
         return await answers.models()
     found = [record for record in loadmaster.library.records() if state is None or record.state is state]
     page = found[offset : None if limit is None else offset + limit]
-    return ConditionalJSON(list_of_models(page, total=len(found)).model_dump_json().encode())
+    return ConditionalJSON(encode_models(page, total=len(found)))
 
 
 @router.post("/rescan", responses=refusals(503))

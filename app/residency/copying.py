@@ -29,7 +29,6 @@ READERS: Final = max(1, len(os.sched_getaffinity(0)) - 1)
 PORTION_BYTES: Final = 64 << 20
 """At most; small enough that the last reader of a load is never alone for long."""
 
-
 NICENESS: Final = 5
 """Of threads that copy, beside the process's own: where both want a core, who asks gets three times as much of it."""
 

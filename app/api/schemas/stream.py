@@ -40,6 +40,6 @@ def encode_memory(record: MemoryRecord) -> bytes:
     return _MEMORY.dump_json(record)
 
 
-def encode_models(records: Sequence[ModelRecord]) -> bytes:
-    """The body of /v1/models."""
-    return list_of_models(records).model_dump_json().encode()
+def encode_models(records: Sequence[ModelRecord], total: int | None = None) -> bytes:
+    """The body of /v1/models; `total` where these are a part."""
+    return list_of_models(records, total).model_dump_json().encode()
