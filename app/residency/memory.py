@@ -21,6 +21,9 @@ from app.residency.residents import Resident
 FRESH_SECONDS: Final = 1.0
 """How old what the system reports may be for somebody who only looks."""
 
+AHEAD_SECONDS: Final = 0.25
+"""How long before that it is asked anew. Not sooner: to count what is in the page cache takes milliseconds a GiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Reported:
@@ -56,7 +59,7 @@ class Memory:
         age = time.monotonic() - reported.asked_at if reported else FRESH_SECONDS
         if reported is None or age >= FRESH_SECONDS or reported.revision != self._ledger.revision:
             await self.ask()
-        elif age >= FRESH_SECONDS / 2:
+        elif age >= FRESH_SECONDS - AHEAD_SECONDS:
             self._out()
         return self.record()
 
