@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from app import __version__
-from app.api import events, jobs, models, placement, system
+from app.api import events, jobs, models, placement, system, vocabulary
 from app.api.errors import add_error_handlers
 from app.api.middleware import BodyLimit, Door, StartRefusal
 from app.api.schemas import encode
@@ -75,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(StartRefusal)
     add_error_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for module in (placement, models, jobs, events, system):  # `models` ends in a route that takes any path
+    for module in (placement, vocabulary, models, jobs, events, system):  # `models` ends in a route that takes any path
         app.include_router(module.router)
     return app
 

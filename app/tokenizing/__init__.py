@@ -9,6 +9,7 @@ a token stands for. No I/O, and no state but what the libraries keep.
 """
 
 from app.tokenizing.building import build
+from app.tokenizing.pieces import raw
 from app.tokenizing.tokenizer import Tokenizer
 
-__all__ = ["Tokenizer", "build"]
+__all__ = ["Tokenizer", "build", "raw"]

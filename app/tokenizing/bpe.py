@@ -57,7 +57,8 @@ class BytePairs:
         return self._merged(part) if whole is None else [whole]
 
     def _merged(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        (found,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)  # lets other threads work
+        ids: list[int] = found.ids
         if not self._symbols or max(ids, default=0) < len(self._vocabulary):
             return ids
         return [one for token in ids for one in self._spelled(token)]

@@ -34,6 +34,6 @@ class Fragments:
 
     def of(self, text: str) -> Iterator[int | str]:
         """The fragments in order, none of them empty: ids of special tokens, and the text between them."""
-        found = self._finder.encode(text, add_special_tokens=False)
+        (found,) = self._finder.encode_batch([text], add_special_tokens=False)  # of one: it lets other threads work
         for token, (start, end) in zip(found.ids, found.offsets, strict=True):
             yield self._tokens[token] if token else text[start:end]

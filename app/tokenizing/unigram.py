@@ -48,7 +48,8 @@ class Scored:
         """The ids; where the text stands makes no difference. What has no token is unknown, a run of it once."""
         del starts
         normal = self._spaced(text if self._normalizer is None else self._normalizer.normalize(text))
-        return [self._ids[number] for number in self._tokenizer.encode(normal, add_special_tokens=False).ids]
+        (found,) = self._tokenizer.encode_batch_fast([normal], add_special_tokens=False)  # lets other threads work
+        return [self._ids[number] for number in found.ids]
 
     def _spaced(self, text: str) -> str:
         """Spaces as tokens have them: one before each word, or as many as there are and one more at the beginning."""

@@ -15,6 +15,7 @@ from app.api.schemas.models import (
 )
 from app.api.schemas.stream import encode
 from app.api.schemas.system import DeviceOut, HealthOut
+from app.api.schemas.vocabulary import TextOut, TokensOut
 
 __all__ = [
     "DeviceOut",
@@ -31,6 +32,8 @@ __all__ = [
     "PlanOut",
     "ProblemOut",
     "StatisticsOut",
+    "TextOut",
+    "TokensOut",
     "VocabularyOut",
     "encode",
 ]
