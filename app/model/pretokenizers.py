@@ -1,6 +1,6 @@
 """How a BPE tokenizer cuts text before it merges: a table of every name that `tokenizer.ggml.pre` can hold.
 
-Adding one is a line in `PRETOKENIZERS`. The expressions stand in `pretokenizer_expressions.py`, and `splitting.py`
+Adding one is a line in `PRETOKENIZERS`. The expressions stand in `pretokenizer_expressions.py`, and `app.tokenizing`
 makes an entry executable.
 
 Source: `llama_vocab::impl::load` and `llm_tokenizer_bpe` in src/llama-vocab.cpp of llama.cpp 0c1e57098, as packed in
