@@ -1,7 +1,7 @@
 """`gpt2` and its kin: text is cut into pieces, in each of which pairs are merged by their rank."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from tokenizers import Tokenizer
@@ -48,20 +48,19 @@ class BytePairs:
         if self._cut.escape_spaces:
             text = text.replace(" ", SPACE)
         if not self._cut.whole_newlines:
-            return self._merged(text)
-        parts = (part for part in _NEWLINES.split(text) if part)
-        return [token for part in parts for token in self._newlines(part)]
+            return next(self._merged([text]))
+        parts = [part for part in _NEWLINES.split(text) if part]
+        ids = self._vocabulary.ids
+        whole = {part: ids[part] for part in set(parts) if part[0] == "\n" and part in ids}
+        merged = self._merged([part for part in parts if part not in whole])
+        return [token for part in parts for token in ([whole[part]] if part in whole else next(merged))]
 
-    def _newlines(self, part: str) -> list[int]:
-        whole = self._vocabulary.ids.get(part) if part[0] == "\n" else None
-        return self._merged(part) if whole is None else [whole]
-
-    def _merged(self, text: str) -> list[int]:
-        (found,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)  # lets other threads work
-        ids: list[int] = found.ids
-        if not self._symbols or max(ids, default=0) < len(self._vocabulary):
-            return ids
-        return [one for token in ids for one in self._spelled(token)]
+    def _merged(self, texts: list[str]) -> Iterator[list[int]]:
+        for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):  # lets other threads work
+            if not self._symbols or max(found.ids, default=0) < len(self._vocabulary):
+                yield found.ids
+            else:
+                yield [one for token in found.ids for one in self._spelled(token)]
 
     def _spelled(self, token: int) -> list[int]:
         if token < len(self._vocabulary):
