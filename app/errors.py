@@ -8,6 +8,8 @@
     │   ├── UnsupportedVersion      version
     │   ├── Truncated               needed_bytes
     │   └── Malformed
+    ├── InvalidVocabulary           key                      the file's tokens, or what is said of its tokenizer
+    │   └── UnsupportedTokenizer    tokenizer
     ├── InvalidValue                param                    a value in a request or a setting that cannot be
     │   ├── UnknownDevice           device
     │   └── MalformedJSON
@@ -108,6 +110,26 @@ class Malformed(GGUFError):
     """A field holds what the format does not allow."""
 
     code = "malformed"
+
+
+class InvalidVocabulary(LoadmasterError):
+    """A file's vocabulary cannot be used. `key` is the metadata key at fault; weights may be loaded all the same."""
+
+    code = "invalid_vocabulary"
+
+    def __init__(self, message: str, *, key: str, param: str | None = None, **facts: Fact) -> None:
+        super().__init__(f"{key}: {message}", param=param, key=key, **facts)
+        self.key = key
+
+
+class UnsupportedTokenizer(InvalidVocabulary):
+    """A tokenizer, or a pre-tokenizer, that is not known here: `tokenizer` is its name in the file."""
+
+    code = "unsupported_tokenizer"
+
+    def __init__(self, message: str, *, key: str, tokenizer: str | None) -> None:
+        super().__init__(message, key=key, tokenizer=tokenizer)
+        self.tokenizer = tokenizer
 
 
 # ── the request ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from app import __version__
-from app.api import documentation, events, jobs, models, placement, system
+from app.api import documentation, events, jobs, models, placement, system, vocabulary
 from app.api.answers import Answers, Shortcut
 from app.api.documentation import describe_doors
 from app.api.errors import add_error_handlers
@@ -89,7 +89,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Access, traffic=traffic)  # the last one is the first to be called
     add_error_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for module in (placement, models, jobs, events, system, documentation):  # `models` ends in one for any path
+    # `models` ends in a route that takes any path.
+    for module in (placement, vocabulary, models, jobs, events, system, documentation):
         app.include_router(module.router)
     describe_doors(app, locked=bool(settings.keys))
     return app

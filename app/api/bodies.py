@@ -248,6 +248,37 @@ class VerifyBody(WaitBody):
     deep: StrictBool = Field(default=False, description="Look at every byte: valid data, and true copies on devices.")
 
 
+class TokenizeBody(BaseModel):
+    """A text to be tokenized."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"content": "Hello world"},
+                {"content": "<|im_start|>user", "add_special": True, "with_pieces": True},
+            ]
+        },
+    )
+
+    content: Annotated[str, Field(strict=True)]
+    add_special: StrictBool = Field(
+        default=False, description="Put before and after it what the model wants there, `<s>` or so."
+    )
+    parse_special: StrictBool = Field(
+        default=True, description="Find special tokens in the text; else only those that users have defined."
+    )
+    with_pieces: StrictBool = Field(default=False, description="Say of each token what it stands for.")
+
+
+class DetokenizeBody(BaseModel):
+    """Tokens to be made text again."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tokens": [19556, 905]}]})
+
+    tokens: list[Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)]]
+
+
 def generation_of(if_match: str | None) -> int | None:
     """The generation that an If-Match header names; None where it names none, or any (`*`)."""
     if if_match is None or if_match.strip() == "*":

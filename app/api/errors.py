@@ -17,6 +17,7 @@ from app.errors import LoadmasterError
 
 STATUS: Final[dict[type[LoadmasterError], HTTPStatus]] = {
     errors.GGUFError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.InvalidVocabulary: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.InvalidValue: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.MalformedJSON: HTTPStatus.BAD_REQUEST,
     errors.NotFound: HTTPStatus.NOT_FOUND,

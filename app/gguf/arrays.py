@@ -59,10 +59,11 @@ class Array:
             raise ValueError(f"{self} is detached and holds {self._held} elements; decode() takes the file's bytes")
         return self._decode(self._data, self.count)
 
-    def decode(self, data: bytes | memoryview) -> list[Scalar]:
+    def decode(self, data: bytes | memoryview, errors: str = "replace") -> list[Scalar]:
         """Decode all elements from `nbytes` bytes that were read again from `offset` of the file.
 
-        Raises Truncated or Malformed where the file has changed so that they are no such array any more.
+        `errors` is for strings that are not UTF-8: with `surrogateescape` no byte of them is lost. Raises Truncated or
+        Malformed where the file has changed so that they are no such array any more.
         """
         if len(data) < self.nbytes:
             raise Truncated(
@@ -71,7 +72,7 @@ class Array:
                 offset=self.offset,
                 field="array",
             )
-        return self._decode(data[: self.nbytes], self.count)
+        return self._decode(data[: self.nbytes], self.count, errors)
 
     def detached(self) -> "Array":
         """Copy to an array that no longer refers to the parsed buffer.
@@ -93,9 +94,9 @@ class Array:
         ends = [end for _, end in self._spans(self._data, wanted) if end <= nbytes]
         return len(ends), ends[-1] if ends else 0
 
-    def _decode(self, data: bytes | memoryview, count: int) -> list[Scalar]:
+    def _decode(self, data: bytes | memoryview, count: int, errors: str = "replace") -> list[Scalar]:
         if self.type is ValueType.STRING:
-            return [str(data[start:end], "utf-8", "replace") for start, end in self._spans(data, count)]
+            return [str(data[start:end], "utf-8", errors) for start, end in self._spans(data, count)]
         if self.type is ValueType.BOOL:
             truths: list[Scalar] = (np.frombuffer(data, np.uint8, count) != 0).tolist()
             return truths

@@ -17,6 +17,7 @@ from app.model.problems import Problem, ProblemKind
 from app.model.skeleton import ExpectedTensor, skeleton
 from app.model.statistics import LayerStatistics, Statistics, TypeStatistics, quantization_name, statistics
 from app.model.structure import structure_problems
+from app.model.tokens import Vocabulary, read_tokens
 from app.model.vocabulary import VocabularyFacts, read_vocabulary
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Statistics",
     "Tensor",
     "TypeStatistics",
+    "Vocabulary",
     "VocabularyFacts",
     "describe",
     "group",
@@ -40,6 +42,7 @@ __all__ = [
     "layer_of",
     "quantization_name",
     "read_hyperparameters",
+    "read_tokens",
     "read_vocabulary",
     "skeleton",
     "statistics",

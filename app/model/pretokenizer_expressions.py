@@ -3,7 +3,7 @@ r"""The regular expressions that cut text before a BPE tokenizer merges, by the 
 Oniguruma's dialect, with llama.cpp's meaning, which is not always what it writes: it runs most of its expressions
 over text in which every character beyond ASCII stands for its class (letter, number, mark, punctuation, symbol, blank
 or none of them), and does others by hand. There `\p{Lu}` is any letter, and a class that names a blank beyond ASCII
-does not match it; here both are written as they work. `app.model.splitting` adds what is to be said of each `\p`.
+does not match it; here both are written as they work. `app.tokenizing.splitting` adds what is to be said of each `\p`.
 
 Source: `llm_tokenizer_bpe` in src/llama-vocab.cpp and `unicode_regex_split` in src/unicode.cpp of llama.cpp 0c1e57098,
 as packed in llama-cpp-python 0.3.36.

@@ -1,6 +1,6 @@
 """How a BPE tokenizer cuts text before it merges: a table of every name that `tokenizer.ggml.pre` can hold.
 
-Adding one is a line in `PRETOKENIZERS`. The expressions stand in `pretokenizer_expressions.py`, and `splitting.py`
+Adding one is a line in `PRETOKENIZERS`. The expressions stand in `pretokenizer_expressions.py`, and `app.tokenizing`
 makes an entry executable.
 
 Source: `llama_vocab::impl::load` and `llm_tokenizer_bpe` in src/llama-vocab.cpp of llama.cpp 0c1e57098, as packed in
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from app.errors import InvalidValue
+from app.errors import UnsupportedTokenizer
 from app.model import pretokenizer_expressions as cut
 
 
@@ -191,12 +191,10 @@ PRETOKENIZERS: Final[Mapping[str, PreTokenizer]] = MappingProxyType(
 def pretokenizer(name: str | None) -> PreTokenizer:
     """Find the entry for what `tokenizer.ggml.pre` holds; None, or nothing in it, is the default.
 
-    Raises `InvalidValue` for a name that llama.cpp does not know either.
+    Raises `UnsupportedTokenizer` for a name that llama.cpp does not know either.
     """
     found = PRETOKENIZERS.get(name or "default")
     if found is None:
         shown = (name or "")[:200]
-        raise InvalidValue(
-            f"tokenizer.ggml.pre: no pre-tokenizer {shown!r} is known", param="tokenizer.ggml.pre", value=shown
-        )
+        raise UnsupportedTokenizer(f"no pre-tokenizer {shown!r} is known", key="tokenizer.ggml.pre", tokenizer=shown)
     return found

@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from app.errors import InvalidValue
+from app.errors import UnsupportedTokenizer
 
 
 class Algorithm(StrEnum):
@@ -86,11 +86,9 @@ TOKENIZER_KINDS: Final[Mapping[str, TokenizerKind]] = MappingProxyType(
 
 
 def tokenizer_kind(name: str) -> TokenizerKind:
-    """Find the kind that `tokenizer.ggml.model` names; raises `InvalidValue` for one that llama.cpp does not know."""
+    """Find the kind that `tokenizer.ggml.model` names; raises `UnsupportedTokenizer` for one that nobody knows."""
     found = TOKENIZER_KINDS.get(name)
     if found is None:
         shown = name[:200]
-        raise InvalidValue(
-            f"tokenizer.ggml.model: no tokenizer {shown!r} is known", param="tokenizer.ggml.model", value=shown
-        )
+        raise UnsupportedTokenizer(f"no tokenizer {shown!r} is known", key="tokenizer.ggml.model", tokenizer=shown)
     return found

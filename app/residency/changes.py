@@ -34,6 +34,7 @@ from app.residency.records import Cause, JobResult
 from app.residency.registry import Entry
 from app.residency.residents import Generation, LiveSlab, Resident
 from app.residency.transfer import Transfer
+from app.residency.vocabularies import Vocabularies
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,17 @@ class Changes:
     """Carries out changes of `residents`. `told` is called with a model's id when its placement or memory changed."""
 
     def __init__(
-        self, residents: dict[str, Resident], ledger: Ledger, transfer: Transfer, told: Callable[[str], None]
+        self,
+        residents: dict[str, Resident],
+        ledger: Ledger,
+        transfer: Transfer,
+        vocabularies: Vocabularies,
+        told: Callable[[str], None],
     ) -> None:
         self._residents = residents
         self._ledger = ledger
         self._transfer = transfer
+        self._vocabularies = vocabularies
         self._told = told
         self._generations: dict[str, int] = {}
         self._freed = asyncio.Event()
@@ -168,6 +175,7 @@ class Changes:
         job, files = change.job, change.files
         if last and "vocabulary" in job.stages:
             job.enter("vocabulary")
+            await self._vocabularies.prepare(change.entry)
         if last:
             job.enter("verify")
         await asyncio.to_thread(files.check)

@@ -38,6 +38,7 @@ from app.residency.residents import Resident
 from app.residency.restart import Restart
 from app.residency.transfer import Transfer
 from app.residency.verify import VERIFY_THREADS, verify
+from app.residency.vocabularies import Vocabularies
 from app.residency.wishes import STAYS, Retention, Wish, Wishes
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Loadmaster:
         self.devices = {device.id: device for device in devices}
         self.broadcast = Broadcast(uuid.uuid4().hex[:12], encode)
         self.jobs = Jobs()
+        self.vocabularies = Vocabularies()
         self._wishes = wishes
         self._residents: dict[str, Resident] = {}
         self._ledger = ledger = Ledger(limits)
@@ -74,7 +76,8 @@ class Loadmaster:
         self.memory = Memory(self.devices, ledger, residents)
         neighbours = Neighbours(residents, jobs, ledger, wishes)
         self._admission = Admission(self.devices, self.library, ledger, self.memory, residents, neighbours)
-        self._changes = Changes(residents, ledger, Transfer(self.devices, ledger, self._threads), told)
+        transfer = Transfer(self.devices, ledger, self._threads)
+        self._changes = Changes(residents, ledger, transfer, self.vocabularies, told)
         self._losses = Losses(self.devices, residents, jobs, ledger, self._changes, self._memory_changed.set)
         self._commitments = Commitments(wishes, jobs, ledger, residents, self.library.failures, told)
         self._orders = Orders(residents, wishes, ledger, jobs, self._commitments, self._changes, self._job_changed)
@@ -126,6 +129,7 @@ class Loadmaster:
         await self._wishes.close()
         self._threads.shutdown()
         self._verify_threads.shutdown()
+        await self.vocabularies.close()
         for device in self.devices.values():
             await asyncio.to_thread(device.close)
         seconds = time.monotonic() - (self._stopping_since or 0.0)

@@ -16,6 +16,7 @@ from app.api.schemas.models import (
 )
 from app.api.schemas.stream import encode, encode_memory, encode_models
 from app.api.schemas.system import DeviceOut, HealthOut
+from app.api.schemas.vocabulary import TextOut, TokensOut
 
 __all__ = [
     "DeviceOut",
@@ -32,6 +33,8 @@ __all__ = [
     "PlanOut",
     "ProblemOut",
     "StatisticsOut",
+    "TextOut",
+    "TokensOut",
     "VocabularyOut",
     "encode",
     "encode_memory",
