@@ -26,6 +26,7 @@ export function parameters(count) {
 
 /** 75.2 seconds as "1 min 15 s". */
 export function duration(seconds) {
+  if (seconds < 0.95) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   if (seconds < 60) return `${Math.round(seconds)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;

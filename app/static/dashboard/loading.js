@@ -61,7 +61,7 @@ export class Loading {
     this.refusal = h("div", { className: "refusal", role: "alert" });
     this.submit = h("button", { className: "primary", type: "submit", disabled: true }, "Load");
     const [folder, name] = nameParts(model);
-    const title = h("h2", { id: "load-title" }, "Load ", h("span", { className: "muted" }, folder), name);
+    const title = h("h2", { id: "load-title" }, "Load ", h("span", { className: "folder" }, folder), name);
     const form = h("form", {}, title,
       labelled("Strategy", this.fields.strategy), this.placement.strip.element, this.placement.element,
       h("details", {}, h("summary", {}, "More options"), h("div", { className: "options" },
