@@ -33,6 +33,7 @@ run: $(VENV)/.installed .models/$(MODEL)  ## serve the demo model on two simulat
 	  '' \
 	  'Loadmaster on $(URL), devices $(LOADMASTER_DEVICES)' \
 	  '' \
+	  '  dashboard   $(URL)/' \
 	  '  the API     $(URL)/docs' \
 	  '  memory      $(URL)/v1/memory' \
 	  '  events      $(URL)/v1/events' \

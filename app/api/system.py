@@ -1,9 +1,10 @@
 """The service itself: devices, all memory, probes, metrics."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Final, Literal
 
 from fastapi import APIRouter, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import FileResponse
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.api.conditional import CONDITIONAL, IF_NONE_MATCH
@@ -13,6 +14,8 @@ from app.api.refusals import refusals
 from app.api.schemas import DeviceOut, HealthOut, ListOut
 from app.placement import HOST
 from app.residency.records import MemoryRecord
+
+DASHBOARD: Final = Path(__file__).parents[1] / "static" / "dashboard" / "index.html"
 
 router = APIRouter(tags=["system"])
 
@@ -92,6 +95,6 @@ async def metrics(loadmaster: LoadmasterDep, traffic: TrafficDep) -> Response:
 
 
 @router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    """A browser that comes by is shown the API."""
-    return RedirectResponse("/docs")
+async def dashboard() -> FileResponse:
+    """The dashboard: no data in it, for it is a client of the API like any other."""
+    return FileResponse(DASHBOARD)

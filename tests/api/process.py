@@ -45,9 +45,14 @@ def refused(env: dict[str, str]) -> tuple[int, str]:
 
 
 @contextmanager
-def running(log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    """A service that answers, and a client of it; killed at the end if it still runs. Its output goes to `log`."""
-    port = free_port()
+def running(
+    log: Path, env: dict[str, str], port: int | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """A service that answers, and a client of it; killed at the end if it still runs. Its output goes to `log`.
+
+    It listens on `port`, for one that comes after another, or on a free one.
+    """
+    port = free_port() if port is None else port
     with (
         log.open("wb") as output,
         subprocess.Popen(  # noqa: S603 - our own command

@@ -1,0 +1,35 @@
+// What the service refused: its own sentence, and below it the numbers as people read them.
+
+import { h } from "./dom.js";
+import { bytes } from "./format.js";
+
+const TOLD = new Set(["message", "type", "code", "param"]);
+
+/** Show an error: a Refusal of the API, or one that kept the page from asking. */
+export function showRefusal(element, error) {
+  element.replaceChildren(...told(error.facts ?? { message: unreachable(error) }));
+}
+
+/** The elements for an error object of the service. */
+export function told(error) {
+  const facts = Object.entries(error).filter(([name, value]) => !TOLD.has(name) && value !== null && value !== "" && !isEmpty(value));
+  const rows = facts.map(([name, value]) => [h("dt", {}, words(name)), h("dd", {}, fact(name, value))]).flat();
+  return [h("p", { className: "error" }, error.message), ...(rows.length ? [h("dl", { className: "facts" }, ...rows)] : [])];
+}
+
+function unreachable(error) {
+  return error instanceof TypeError ? "The service does not answer." : error.message;
+}
+
+function isEmpty(value) {
+  return Array.isArray(value) && value.length === 0;
+}
+
+function words(name) {
+  return name.replace(/_bytes$/, "").replaceAll("_", " ");
+}
+
+function fact(name, value) {
+  if (name.endsWith("_bytes")) return bytes(value);
+  return Array.isArray(value) ? value.join(", ") : String(value);
+}
