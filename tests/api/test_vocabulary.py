@@ -1,6 +1,7 @@
 """Tokens and text over HTTP: the ids that llama.cpp has, of models that are loaded or not."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.server import DEMO, TINY, answer, load, refusal, serving
+from tests.api.server import DEMO, TINY, Json, answer, load, refusal, serving
 from tests.gguf_builder import ARRAY, STRING, KeyValue, build
 from tests.tokenizing.vocabularies import NORMAL, gpt2, llama
 
 FIXTURES = (Path(__file__).parents[2] / "../shared/fixtures/vocab").resolve()
+GOLDEN: Json = json.loads((Path(__file__).parents[1] / "tokenizing/llamacpp_ids.json").read_text(encoding="utf-8"))
 SEPARATOR = "\n__ggml_vocab_test__\n"
 QUICK = ("bert-bge", "deepseek-coder", "llama-spm", "phi-3")
 EXPECTED = sorted(path.name.removesuffix(".gguf.out") for path in FIXTURES.glob("*.gguf.out"))
@@ -78,6 +80,14 @@ def test_ids_are_llama_cpps(vocabularies: httpx.Client, name: str) -> None:
         assert tokenize(vocabularies, model, text, parse_special=False) == ids
         if not cleans:  # words are normalised, or spaces taken out before punctuation
             assert detokenize(vocabularies, model, ids) == text
+
+
+def test_the_demo_models_ids_are_llama_cpps(client: httpx.Client) -> None:
+    """Random texts of all scripts, tokens and special tokens; and the text that llama.cpp makes of the ids."""
+    for row in GOLDEN["rows"]:
+        special = {name: row[name] for name in ("add_special", "parse_special")}
+        assert tokenize(client, DEMO, row["content"], **special) == row["tokens"]
+        assert detokenize(client, DEMO, row["tokens"]) == row["detokenized"]
 
 
 def test_the_demo_models_tokens_come_and_go(client: httpx.Client) -> None:
