@@ -1,6 +1,6 @@
 """How many looks a second there can be: /v1/memory and /v1/models beside the least that could answer at all.
 
-usage: python -m benchmarks.requests [--record] [--seconds N] [--rounds N] [--llama-server PATH --model FILE]
+usage: python -m benchmarks.rates [--record] [--seconds N] [--rounds N] [--llama-server PATH --model FILE]
 
 16 connections that ask as fast as they are answered, by `wrk`, one path after the other and all of them again: the
 table has the best round of each, for a machine does other things, too, and a share of what the bare ASGI application
@@ -41,10 +41,10 @@ class Row:
     headers: tuple[str, ...] = ()
     rates: list[float] = field(default_factory=list)
 
-    def measure(self, seconds: float) -> None:
+    def measure(self, seconds: int) -> None:
         """One round. Ends the program where an answer is not a success."""
         headers = [part for header in self.headers for part in ("-H", header)]
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", *headers, self.url]
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", *headers, self.url]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
         if rate is None or "Non-2xx" in output or "Socket errors" in output:
@@ -106,7 +106,7 @@ def _median(values: list[float]) -> float:
 def main() -> None:
     """Measure, print, and record where asked to."""
     parser = argparse.ArgumentParser(description="Count looks a second.")
-    parser.add_argument("--seconds", type=float, default=3, metavar="N", help="for each path in each round")
+    parser.add_argument("--seconds", type=int, default=3, metavar="N", help="for each path in each round")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--llama-server", type=Path, metavar="PATH", help="its program, to be measured beside ours")
     parser.add_argument("--model", type=Path, default=demo_file(), metavar="FILE", help="what llama-server loads")
@@ -128,7 +128,7 @@ def main() -> None:
     report = table(found)
     print(report)
     if options.record:
-        how = f"wrk, {CONNECTIONS} connections, {options.rounds} rounds of {options.seconds:g} s for each path"
+        how = f"wrk, {CONNECTIONS} connections, {options.rounds} rounds of {options.seconds} s for each path"
         record("Looks a second", how, report)
 
 
