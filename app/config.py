@@ -14,6 +14,8 @@ from app.devices.settings import parse_devices
 from app.errors import InvalidValue
 
 PREFIX = "LOADMASTER_"
+CLIENT_VARIABLES = ("LOADMASTER_URL", "LOADMASTER_API_KEY")
+"""What the command line and the client library read, and the service does not."""
 GRAMMARS: dict[str, Callable[[str], object]] = {"devices": parse_devices, "memory_limit": parse_limits}
 
 
@@ -84,7 +86,18 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _refuse_what_is_no_setting(self) -> Self:
         known = {f"{PREFIX}{name}".upper() for name in type(self).model_fields}
-        unknown = sorted(name for name in map(str.upper, os.environ) if name.startswith(PREFIX) and name not in known)
+        if "LOADMASTER_API_KEY" in os.environ and not {"LOADMASTER_API_KEYS", "LOADMASTER_API_KEYS_FILE"} & set(
+            os.environ
+        ):
+            raise ValueError(
+                "LOADMASTER_API_KEY is what a client sends; the service would listen without any key. Its own are "
+                "LOADMASTER_API_KEYS; unset this one if none are wanted"
+            )
+        unknown = sorted(
+            name
+            for name in map(str.upper, os.environ)
+            if name.startswith(PREFIX) and name not in {*known, *CLIENT_VARIABLES}
+        )
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}")
         return self
