@@ -45,9 +45,11 @@ def refused(env: dict[str, str]) -> tuple[int, str]:
 
 
 @contextmanager
-def running(log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+def running(
+    log: Path, env: dict[str, str], port: int | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """A service that answers, and a client of it; killed at the end if it still runs. Its output goes to `log`."""
-    port = free_port()
+    port = port or free_port()
     with (
         log.open("wb") as output,
         subprocess.Popen(  # noqa: S603 - our own command
