@@ -53,7 +53,8 @@ def test_a_session(url: str) -> None:
         result = run(url, *arguments)
         assert result.exit_code == 0, result.output
         assert sentence in " ".join(result.stdout.split()), arguments
-        assert max(map(len, result.stdout.splitlines())) <= 80 or arguments[0] in ("load", "offload"), arguments
+        if arguments[0] in ("ps", "top", "show", "plan"):
+            assert max(map(len, result.stdout.splitlines())) <= 80, arguments
 
 
 def test_json_is_what_the_service_answers(url: str) -> None:
@@ -146,11 +147,10 @@ def test_a_thousand_models_are_listed(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tiny_llama(n_layer=1))
     with serving(tmp_path / "state", models=(models,)) as http:
-        env = {"LOADMASTER_URL": str(http.base_url)}
-        piped = CliRunner().invoke(main, ["ls"], env=env)
+        piped = CliRunner().invoke(main, ["ls"], env={"LOADMASTER_URL": str(http.base_url), "COLUMNS": None})
         narrow = run(str(http.base_url), "ls")
 
     assert len(piped.stdout.splitlines()) == 1002
     assert "org-9/a-model-with-a-long-name-0999-instruct.q4_k_m  available" in piped.stdout
     assert max(map(len, narrow.stdout.splitlines())) <= 80
-    assert "0999-instruct.q4_k_m" in "".join(line[:40].strip() for line in narrow.stdout.splitlines())
+    assert "0999-instruct.q4_k_m" in "".join(line.split("  ")[0].strip() for line in narrow.stdout.splitlines())

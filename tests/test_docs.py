@@ -5,18 +5,21 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from app.cli import COMMANDS as MODULES
 from app.cli import main
 from tests.api.server import serving
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
-COMMANDS = typer.main.get_command(main).commands  # type: ignore[attr-defined]
+GROUP: Any = typer.main.get_command(main)
+COMMANDS = {name: GROUP.get_command(None, name) for name in MODULES}
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from app.cli.models import layers_of
-from app.cli.service import (
+from app.cli.asking import (
     CANNOT_BE,
     DEFAULT_URL,
     INTERRUPTED,
@@ -21,6 +20,7 @@ from app.cli.service import (
     fail,
     id_of,
 )
+from app.cli.models import layers_of
 from app.cli.terminal import print_json, printable, size
 from app.devices.settings import parse_size
 from app.errors import InvalidValue

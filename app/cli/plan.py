@@ -12,8 +12,8 @@ from rich.text import Text
 
 from app.api.bodies import PlanBody
 from app.api.schemas import PlanOut
+from app.cli.asking import CANNOT_BE, DEFAULT_URL, ApiKey, Url, asking, fail, id_of
 from app.cli.changes import number_or_word, numbers_or_word
-from app.cli.service import CANNOT_BE, DEFAULT_URL, ApiKey, Url, asking, fail, id_of
 from app.cli.terminal import out, print_json, printable, size
 from app.devices.settings import parse_size
 from app.errors import InvalidValue, LoadmasterError

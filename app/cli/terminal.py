@@ -17,7 +17,7 @@ UNFOLDED = 10_000
 
 def out() -> Console:
     """Where pages go. A terminal's width, or that of COLUMNS; NO_COLOR is honoured, and a pipe gets text alone."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNFOLDED
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNFOLDED
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 

@@ -6,8 +6,8 @@ from datetime import datetime
 
 import typer
 
+from app.cli.asking import DEFAULT_URL, ApiKey, AsJson, Url, asking
 from app.cli.models import layers_of
-from app.cli.service import DEFAULT_URL, ApiKey, AsJson, Url, asking
 from app.cli.terminal import printable, size
 from loadmaster import Event, Job, LoadmasterError, Memory, Model, Snapshot
 

@@ -8,7 +8,8 @@ import typer
 
 from app.cli.terminal import printable
 from loadmaster import Client, InvalidRequest, LoadmasterError, NotAllowed, NotFound, Unreachable
-from loadmaster.exchange import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE
+from loadmaster.exchange import DEFAULT_URL as DEFAULT_URL  # noqa: PLC0414 - every command's default
+from loadmaster.exchange import KEY_VARIABLE, URL_VARIABLE
 
 REFUSED: Final = 1
 CANNOT_BE: Final = 2
@@ -71,19 +72,3 @@ def id_of(client: Client, name: str) -> str:
         if len(ends) != 1:
             raise
         return ends[0]
-
-
-__all__ = [
-    "CANNOT_BE",
-    "DEFAULT_URL",
-    "INTERRUPTED",
-    "NOT_THERE",
-    "REFUSED",
-    "ApiKey",
-    "AsJson",
-    "ModelName",
-    "Url",
-    "asking",
-    "fail",
-    "id_of",
-]
