@@ -14,7 +14,7 @@ import pytest
 
 from loadmaster import Client, LoadmasterError, Snapshot, Unreachable
 from tests.api.process import ROOT, environment, free_port, kill, running
-from tests.api.server import DEMO, DEMO_ID, answer, load, until
+from tests.api.server import DEMO, DEMO_ID, answer, load, offload, until
 
 pytestmark = pytest.mark.slow
 
@@ -48,16 +48,18 @@ def test_watch_goes_on_after_the_service_was_killed(tmp_path: Path) -> None:
         first = json.loads(watching.stdout.readline())
         load(http, n_gpu_layers=1)
         kill(process)
-        with running(tmp_path / "second", env, port):
+        with running(tmp_path / "second", env, port) as (_, restarted):
             events = (json.loads(line) for line in watching.stdout)
             again = next(event for event in events if event["event"] == "snapshot")
-            loaded = next(event for event in events if event["event"] == "model" and event["data"]["generation"])
+            until(lambda: restarted.get("/readyz").is_success)
+            offload(restarted, n_gpu_layers=2)
+            moved = next(event for event in events if event["data"].get("n_gpu_layers") == 2)
             assert interrupted(watching) == 0
         assert watching.stderr is not None
         complaints = watching.stderr.read()
     assert first["event"] == "snapshot"
     assert again["id"].rpartition("-")[0] != first["id"].rpartition("-")[0]
-    assert loaded["data"]["id"] == DEMO_ID
+    assert (moved["event"], moved["data"]["id"]) == ("model", DEMO_ID)
     assert "trying again" in complaints
     assert "Traceback" not in complaints
 
