@@ -92,7 +92,7 @@ class Client:
     def follow(self, job: Job | str) -> Generator[Job, None, None]:
         """A job as it goes on, up to its end and at most ten times a second; does not raise where the job fails.
 
-        Raises NotFound where the service does not know the job, after a restart for example.
+        Waits as long as the service is away; raises NotFound where it does not know the job, after a restart say.
 
         >>> [job.state for job in client.follow(client.load(MODEL, wait=False))][-1]
         'succeeded'

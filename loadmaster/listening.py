@@ -18,6 +18,8 @@ SILENCE_SECONDS: Final = 40.0
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
+DOUBLINGS: Final = 6
+"""After so many tries in vain the pause is the longest."""
 
 _KINDS: Final[dict[str, type[Record]]] = {"snapshot": Snapshot, "job": Job, "model": Model, "memory": Memory}
 
@@ -70,7 +72,7 @@ class Listening:
         if self._lost is not None:
             self._lost(error)
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**self._attempts)
-        self._attempts += 1
+        self._attempts = min(self._attempts + 1, DOUBLINGS)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - so that not all listeners come back at once
 
 

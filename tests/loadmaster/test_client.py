@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import aclosing
 from inspect import signature
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from loadmaster import (
     AsyncClient,
     Busy,
     Client,
+    DeviceError,
     DoesNotFit,
     InvalidRequest,
     Job,
@@ -25,8 +27,10 @@ from loadmaster import (
     questions,
 )
 from loadmaster.errors import LoadmasterError, UnexpectedAnswer
+from loadmaster.listening import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Listening
 from loadmaster.records import Verification, read
 from tests.api.server import DEMO_ID as MODEL
+from tests.api.server import serving
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -99,6 +103,39 @@ def test_a_job_is_followed_to_its_end(client: Client) -> None:
     assert client.cancel(ended.id) == client.job(ended.id) == ended
     with pytest.raises(NotFound):
         client.wait("no-such-job")
+
+
+def test_a_job_that_fails_raises_its_error_once_it_is_waited_for(tmp_path: Path) -> None:
+    """With the device's name; following it only tells, and a status is HTTP's."""
+    with serving(tmp_path, devices="sim:64MiB:failcopy=1") as http, Client(str(http.base_url)) as client:
+        with pytest.raises(DeviceError) as waited:
+            client.wait(client.load(MODEL, n_gpu_layers=1, wait=False))
+        *_, last = client.follow(client.jobs()[0].id)
+
+    assert (waited.value.status, waited.value.code, waited.value.device) == (None, "device_error", "sim:0")
+    assert last.state == "failed"
+
+
+def test_a_key_is_sent_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As given, else from the environment, without the line's end that a file may have brought."""
+    monkeypatch.setenv("LOADMASTER_API_KEY", "of-the-environment\n")
+
+    assert Client()._http.headers["Authorization"] == "Bearer of-the-environment"
+    assert AsyncClient(api_key="given")._http.headers["Authorization"] == "Bearer given"
+
+
+def test_a_listener_tries_for_as_long_as_it_takes() -> None:
+    """Quickly at first, then every few seconds, even after thousands of tries; a refusal for good ends it."""
+    listening = Listening("/v1/events", None, reconnect=True, lost=None)
+    with pytest.raises(Unreachable):
+        listening.pause(Unreachable("never there"))
+    listening.connected()
+    pauses = [listening.pause(Unreachable("gone")) for _ in range(3000)]
+
+    assert pauses[0] <= FIRST_PAUSE_SECONDS
+    assert LONGEST_PAUSE_SECONDS / 2 <= pauses[-1] <= LONGEST_PAUSE_SECONDS
+    with pytest.raises(NotFound):
+        listening.pause(errors.refusal(404, {"message": "no such job"}))
 
 
 def test_events_begin_with_the_present(client: Client) -> None:
