@@ -8,7 +8,6 @@ import typer
 
 from app.cli.terminal import printable
 from loadmaster import Client, InvalidRequest, LoadmasterError, NotAllowed, NotFound, Unreachable
-from loadmaster.exchange import DEFAULT_URL as DEFAULT_URL  # noqa: PLC0414 - every command's default
 from loadmaster.exchange import KEY_VARIABLE, URL_VARIABLE
 
 REFUSED: Final = 1

@@ -9,7 +9,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from app.cli.asking import (
     CANNOT_BE,
-    DEFAULT_URL,
     INTERRUPTED,
     REFUSED,
     ApiKey,
@@ -25,6 +24,7 @@ from app.cli.terminal import print_json, printable, size
 from app.devices.settings import parse_size
 from app.errors import InvalidValue
 from loadmaster import Client, Job, Placement
+from loadmaster.exchange import DEFAULT_URL
 from loadmaster.records import Verification
 
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Begin, print the job, and do not wait for it.")]

@@ -7,9 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.asking import DEFAULT_URL, ApiKey, AsJson, ModelName, Url, asking, id_of
+from app.cli.asking import ApiKey, AsJson, ModelName, Url, asking, id_of
 from app.cli.terminal import out, pairs, print_json, printable, size, table
 from loadmaster import Job, Memory, Model, ModelDetail, Snapshot
+from loadmaster.exchange import DEFAULT_URL
 from loadmaster.records import VocabularyFacts
 
 

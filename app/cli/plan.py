@@ -12,7 +12,7 @@ from rich.text import Text
 
 from app.api.bodies import PlanBody
 from app.api.schemas import PlanOut
-from app.cli.asking import CANNOT_BE, DEFAULT_URL, ApiKey, Url, asking, fail, id_of
+from app.cli.asking import CANNOT_BE, ApiKey, Url, asking, fail, id_of
 from app.cli.changes import number_or_word, numbers_or_word
 from app.cli.terminal import out, print_json, printable, size
 from app.devices.settings import parse_size
@@ -21,6 +21,7 @@ from app.placement import HOST, DevicePlan, Plan
 from app.residency.reconcile import propose
 from app.residency.registry import entry_at
 from loadmaster import Placement, records
+from loadmaster.exchange import DEFAULT_URL
 
 COLUMNS = ("device", "weights", "context", "compute", "needs", "has", "")
 

@@ -10,10 +10,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.asking import DEFAULT_URL, ApiKey, AsJson, Url, asking
+from app.cli.asking import ApiKey, AsJson, Url, asking
 from app.cli.models import loaded, under_way
 from app.cli.terminal import out, print_json, printable, size, table
 from loadmaster import Event, Job, LoadmasterError, Memory, Model, Snapshot
+from loadmaster.exchange import DEFAULT_URL
 
 FRAMES_PER_SECOND = 8
 BAR = 20

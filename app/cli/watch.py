@@ -6,10 +6,11 @@ from datetime import datetime
 
 import typer
 
-from app.cli.asking import DEFAULT_URL, ApiKey, AsJson, Url, asking
+from app.cli.asking import ApiKey, AsJson, Url, asking
 from app.cli.models import layers_of
 from app.cli.terminal import printable, size
 from loadmaster import Event, Job, LoadmasterError, Memory, Model, Snapshot
+from loadmaster.exchange import DEFAULT_URL
 
 
 def watch(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
