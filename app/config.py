@@ -19,6 +19,8 @@ from app.errors import InvalidValue
 PREFIX = "LOADMASTER_"
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 MAX_KEYS_BYTES = 1 << 20
+CLIENT_VARIABLES = ("LOADMASTER_URL", "LOADMASTER_API_KEY")
+"""What the command line and the client library read, and the service does not."""
 GRAMMARS: dict[str, Callable[[str], object]] = {"devices": parse_devices, "memory_limit": parse_limits}
 
 
@@ -142,11 +144,13 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _refuse_what_is_no_setting(self) -> Self:
         known = {f"{PREFIX}{name}".upper() for name in type(self).model_fields}
-        clients = {f"{PREFIX}URL"}
-        if self.keys:  # else whoever set it meant the service to have keys, and misspelt it
-            clients.add(f"{PREFIX}API_KEY")
         given = {name for name in map(str.upper, os.environ) if name.startswith(PREFIX)}
-        unknown = sorted(given - known - clients)
+        if "LOADMASTER_API_KEY" in given and not self.keys:
+            raise ValueError(
+                "LOADMASTER_API_KEY is what a client sends; the service would listen without any key. Its own are "
+                "LOADMASTER_API_KEYS; unset this one if none are wanted"
+            )
+        unknown = sorted(given - known - set(CLIENT_VARIABLES))
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}")
         return self

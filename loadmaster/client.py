@@ -1,150 +1,126 @@
-"""A thin, honest client: one method for each thing that can be asked, one exception for each refusal."""
+"""The client that blocks: what it can be asked is in `questions`; here is how it does the I/O."""
 
-import json
-from collections.abc import Generator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
+from httpx_sse import EventSource
 
-JSON = dict[str, Any]
+from loadmaster import questions
+from loadmaster.errors import LoadmasterError, Unreachable
+from loadmaster.exchange import Translation, answer, arguments, headers, named_after, refusal_in, stream, url_of
+from loadmaster.listening import Listening, Lost, job_in
+from loadmaster.questions import Question, failure
+from loadmaster.records import Event, Job
 
-_WORDS = frozenset({"message", "type", "code", "param"})
-
-
-class RequestFailed(Exception):
-    """The service refused or failed. `numbers` holds what it told beside its sentence, in bytes where it is memory."""
-
-    def __init__(self, status: int, error: JSON) -> None:
-        super().__init__(error.get("message", f"HTTP status {status}"))
-        self.status = status
-        self.code: str | None = error.get("code")
-        self.param: str | None = error.get("param")
-        self.numbers = {name: value for name, value in error.items() if name not in _WORDS}
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One server-sent event: `snapshot`, `job`, `model` or `memory`, and its body."""
+def _method(ask: Callable[P, Question[T]]) -> "Callable[Concatenate[Client, P], T]":
+    """A question as a method of the client that blocks."""
 
-    id: str
-    name: str
-    data: JSON
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._ask(ask(*args, **kwargs))
+
+    return named_after(ask, method)
 
 
 class Client:
-    """A connection to one service. Blocking; close it, or use it in a `with` block.
+    """A connection to one service that blocks; safe to use from several threads. Close it, or use it in a `with`.
 
-    Placements are given as keyword arguments named like the body's fields: `n_gpu_layers`, `strategy`, `devices`,
-    `split`, `margin_bytes`, `host`, `rebalance`. Every method raises RequestFailed where the service says no, and
-    httpx.TransportError where it is not there.
+    `url` and `api_key` are taken from LOADMASTER_URL and LOADMASTER_API_KEY unless they are given. `timeout` is in
+    seconds and for one answer; a call that waits for a job waits as long as the job takes. Placements are keyword
+    arguments named like the body's fields, see `Placement`. Every call raises what `loadmaster.errors` draws:
+    Refused where the service says no, Unreachable where it is not there.
+
+    >>> with Client(URL) as client:
+    ...     job = client.load(MODEL, n_gpu_layers=12)
+    ...     job = client.offload(MODEL, n_gpu_layers=24)
+    ...     client.model(MODEL).n_gpu_layers
+    24
     """
 
-    def __init__(self, base_url: str = "http://127.0.0.1:8288", *, timeout: float | None = 30.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout)
+    models = _method(questions.models)
+    model = _method(questions.model)
+    rescan = _method(questions.rescan)
+    metadata = _method(questions.metadata)
+    metadata_value = _method(questions.metadata_value)
+    statistics = _method(questions.statistics)
+    layers = _method(questions.layers)
+    tensors = _method(questions.tensors)
+    tensor_data = _method(questions.tensor_data)
+    tokenize = _method(questions.tokenize)
+    detokenize = _method(questions.detokenize)
+    vocabulary = _method(questions.vocabulary)
+    plan = _method(questions.plan)
+    load = _method(questions.load)
+    offload = _method(questions.offload)
+    unload = _method(questions.unload)
+    touch = _method(questions.touch)
+    verify = _method(questions.verify)
+    devices = _method(questions.devices)
+    memory = _method(questions.memory)
+    model_memory = _method(questions.model_memory)
+    jobs = _method(questions.jobs)
+    job = _method(questions.job)
+    cancel = _method(questions.cancel)
 
-    def models(self) -> list[JSON]:
-        """All models."""
-        return self._list("/v1/models")
+    def __init__(self, url: str | None = None, *, api_key: str | None = None, timeout: float | None = 30.0) -> None:
+        self.url = url_of(url)
+        with Translation(self.url):
+            self._http = httpx.Client(base_url=self.url, headers=headers(api_key), timeout=timeout)
 
-    def model(self, model: str) -> JSON:
-        """One model with its details."""
-        return self._ask("GET", _path(model))
+    def events(
+        self, last_event_id: str | None = None, *, reconnect: bool = True, lost: Lost | None = None
+    ) -> Generator[Event, None, None]:
+        """Events as they come, without end: a snapshot of the present first, or what came after `last_event_id`.
 
-    def plan(self, model: str, **placement: Any) -> JSON:
-        """What a load would do; look at `fits`."""
-        return self._ask("POST", _path(model, "plan"), placement)
+        A lost connection is made anew, and goes on where it was: after a restart of the service with a snapshot.
+        `lost` is called with the error whenever one is lost or cannot be had again; without `reconnect` it is raised.
+        Raises Unreachable where nobody answers the first time.
 
-    def load(self, model: str, *, wait: bool = True, **placement: Any) -> JSON:
-        """Load a model, or move a loaded one; returns the job, which has ended if `wait`."""
-        return self._ask("POST", _path(model, "load"), {**placement, "wait": wait}, patient=wait)
+        >>> events = client.events()
+        >>> next(events).name
+        'snapshot'
+        >>> events.close()
+        """
+        yield from self._listen(Listening("/v1/events", last_event_id, reconnect=reconnect, lost=lost))
 
-    def offload(self, model: str, *, generation: int | None = None, wait: bool = True, **placement: Any) -> JSON:
-        """Change where a loaded model's layers are; with `generation`, only if that is the present one."""
-        headers = {} if generation is None else {"If-Match": f'"{generation}"'}
-        return self._ask("PATCH", _path(model, "offload"), {**placement, "wait": wait}, headers, patient=wait)
+    def follow(self, job: Job | str) -> Generator[Job, None, None]:
+        """A job as it goes on, up to its end and at most ten times a second; does not raise where the job fails.
 
-    def unload(self, model: str, *, wait: bool = True) -> JSON:
-        """Give a model's memory back."""
-        return self._ask("POST", _path(model, "unload"), {"wait": wait}, patient=wait)
+        Waits as long as the service is away; raises NotFound where it does not know the job, after a restart say.
 
-    def touch(self, model: str) -> JSON:
-        """Count as a use of a loaded model: of idle ones, those that were used longest ago make room first."""
-        return self._ask("POST", _path(model, "touch"))
+        >>> [job.state for job in client.follow(client.load(MODEL, wait=False))][-1]
+        'succeeded'
+        """
+        if isinstance(job, Job) and job.ended:
+            yield job
+            return
+        path = questions.job_events(job if isinstance(job, str) else job.id)
+        for event in self._listen(Listening(path, None, reconnect=True, lost=None)):
+            if (present := job_in(event)) is not None:
+                yield present
+                if present.ended:
+                    return
 
-    def verify(self, model: str, *, deep: bool = False, wait: bool = True) -> JSON:
-        """Check a model; the job's `result` says what is wrong with it, layer by layer."""
-        return self._ask("POST", _path(model, "verify"), {"deep": deep, "wait": wait}, patient=wait)
+    def wait(self, job: Job | str, *, progress: Callable[[Job], object] | None = None) -> Job:
+        """Wait for a job; `progress` is called with every change of it. Returns it as it ended.
 
-    def layers(self, model: str) -> list[JSON]:
-        """The model's layers, and where their bytes are."""
-        return self._list(_path(model, "layers"))
+        Raises what the job failed with, or Cancelled; and NotFound as `follow` does.
 
-    def tensors(self, model: str) -> list[JSON]:
-        """The model's tensors in file order, and where their bytes are."""
-        found: list[JSON] = []
-        while part := self._list(f"{_path(model, 'tensors')}?limit=10000&offset={len(found)}"):
-            found += part
-        return found
-
-    def tensor(self, model: str, name: str) -> bytes:
-        """A tensor's bytes, from where they are now."""
-        response = self._http.get(f"{_path(model, 'tensors')}/{quote(name, safe='')}/data")
-        if response.is_error:
-            raise _refusal(response)
-        return response.content
-
-    def metadata(self, model: str, key: str | None = None) -> JSON:
-        """The file's key/value pairs, long arrays in short; with `key` that one, whole."""
-        query = "" if key is None else f"?key={quote(key, safe='')}"
-        return self._ask("GET", _path(model, "metadata") + query)
-
-    def statistics(self, model: str) -> JSON:
-        """What the model's tensors add up to."""
-        return self._ask("GET", _path(model, "statistics"))
-
-    def devices(self) -> list[JSON]:
-        """The accelerators, and the host."""
-        return self._list("/v1/devices")
-
-    def jobs(self) -> list[JSON]:
-        """All jobs that run and the last that ended, newest first."""
-        return self._list("/v1/jobs")
-
-    def rescan(self) -> list[JSON]:
-        """Look at the models directories again; returns the models."""
-        found: list[JSON] = self._ask("POST", "/v1/models/rescan")["data"]
-        return found
-
-    def memory(self) -> JSON:
-        """All memory: devices, host, models."""
-        return self._ask("GET", "/v1/memory")
-
-    def job(self, job: str) -> JSON:
-        """One job by its id."""
-        return self._ask("GET", f"/v1/jobs/{quote(job, safe='')}")
-
-    def cancel(self, job: str) -> JSON:
-        """Call a job off."""
-        return self._ask("DELETE", f"/v1/jobs/{quote(job, safe='')}")
-
-    def events(self, last_event_id: str | None = None) -> Generator[Event, None, None]:
-        """Events as they come: a snapshot of the present first, or what came after `last_event_id`. Endless."""
-        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-        with self._http.stream("GET", "/v1/events", headers=headers, timeout=httpx.Timeout(30.0)) as response:
-            if response.is_error:
-                response.read()
-                raise _refusal(response)
-            fields: dict[str, str] = {}
-            for line in response.iter_lines():
-                name, _, value = line.partition(": ")
-                if name:  # a line that starts with a colon is a comment
-                    fields[name] = value
-                elif "data" in fields and not line:
-                    yield Event(fields["id"], fields["event"], json.loads(fields["data"]))
-                    fields = {}
+        >>> client.wait(client.load(MODEL, wait=False), progress=lambda job: None).progress
+        1.0
+        """
+        for present in self.follow(job):
+            if progress is not None:
+                progress(present)
+        if (error := failure(present)) is not None:
+            raise error
+        return present
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -158,36 +134,29 @@ class Client:
     ) -> None:
         self.close()
 
-    def _list(self, path: str) -> list[JSON]:
-        found: list[JSON] = self._ask("GET", path)["data"]
-        return found
+    def _ask(self, question: Question[T]) -> T:
+        try:
+            request = next(question)
+            while True:
+                with Translation(self.url):
+                    response = self._http.request(**arguments(request))
+                request = question.send(answer(request, response))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        body: JSON | None = None,
-        headers: dict[str, str] | None = None,
-        *,
-        patient: bool = False,
-    ) -> JSON:
-        """One request; a patient one waits as long as the work takes."""
-        timeout = httpx.USE_CLIENT_DEFAULT if not patient else httpx.Timeout(None, connect=10.0)
-        response = self._http.request(method, path, json=body, headers=headers, timeout=timeout)
-        if response.is_error:
-            raise _refusal(response)
-        answer: JSON = response.json()
-        return answer
-
-
-def _path(model: str, action: str | None = None) -> str:
-    path = f"/v1/models/{quote(model, safe='/')}"
-    return f"{path}/{action}" if action else path
-
-
-def _refusal(response: httpx.Response) -> RequestFailed:
-    try:
-        error = response.json()["error"]
-    except (ValueError, KeyError, TypeError):  # not from the service itself: a proxy's page, say
-        error = {"message": f"HTTP status {response.status_code}: {response.text[:200]}"}
-    return RequestFailed(response.status_code, error)
+    def _listen(self, listening: Listening) -> Generator[Event, None, None]:
+        while True:
+            try:
+                with Translation(self.url), self._http.stream("GET", listening.path, **stream(listening)) as response:
+                    if response.is_error:
+                        response.read()
+                        raise refusal_in(response)
+                    listening.connected()
+                    for event in EventSource(response).iter_sse():
+                        if (taken := listening.take(event.id, event.event, event.data)) is not None:
+                            yield taken
+                raise Unreachable(f"{self.url}: the service has ended the stream")
+            except LoadmasterError as error:
+                pause = listening.pause(error)
+            time.sleep(pause)

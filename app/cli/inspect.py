@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from app.api.schemas import FileOut, ProblemOut, StatisticsOut, VocabularyOut
+from app.cli.terminal import printable, size
 from app.errors import LoadmasterError
 from app.model import LayerKey, LayerStatistics, Model, Problem, Statistics, statistics
 from app.residency.registry import Entry, entry_at
 
 LEFT = ("layers", "type", "types", "where", "what")
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 RUNS = 4  # of layer numbers that are listed; of more only the first and the last
 
 
@@ -198,20 +198,3 @@ def _shown(value: object) -> str | None:
 
 def _bits(bits_per_weight: float | None) -> str | None:
     return None if bits_per_weight is None else f"{bits_per_weight:.2f}"
-
-
-def printable(text: str) -> str:
-    """Text that cannot play tricks with a terminal: what is no visible character is shown as its escape."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def size(nbytes: int) -> str:
-    """Bytes for people: `93.8 MiB`."""
-    amount = float(nbytes)
-    for unit in UNITS:
-        if amount < 1024 or unit == UNITS[-1]:
-            break
-        amount /= 1024
-    return f"{amount:.1f} {unit}" if unit != "B" else f"{nbytes} B"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.api.traffic import request_id
-from app.cli.inspect import printable
+from app.cli.terminal import printable
 from app.config import LogFormat, LogLevel
 
 
