@@ -21,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 from app import __version__
 from app.api import documentation, events, jobs, models, placement, system, vocabulary
 from app.api.answers import Answers, Shortcut
+from app.api.dialects import ollama, triton
 from app.api.documentation import describe_doors
 from app.api.errors import add_error_handlers
 from app.api.headers import NamedOrigins, SafeHeaders
@@ -90,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_error_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     # `models` ends in a route that takes any path.
-    for module in (placement, vocabulary, models, jobs, events, system, documentation):
+    for module in (ollama, triton, placement, vocabulary, models, jobs, events, system, documentation):
         app.include_router(module.router)
     describe_doors(app, locked=bool(settings.keys))
     return app

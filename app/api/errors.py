@@ -1,7 +1,10 @@
-"""One table from error to status, and one body for every error: OpenAI's, with our numbers beside it."""
+"""One table from error to status, and one body for every error: OpenAI's, with our numbers beside it.
+
+Below the prefixes of other dialects the same errors come in those dialects' shapes; `SHAPES` is the one place for that.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeGuard
 
@@ -10,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from app import errors
 from app.api.traffic import REQUEST_ID, request_id
@@ -56,6 +60,33 @@ CODE: Final = {
 }
 
 
+def _in_words(error: Mapping[str, Any]) -> str:
+    """One sentence that names the model, where one is at fault."""
+    message, model = str(error["message"]), error.get("model")
+    return f"{model}: {message}" if model and model not in message else message
+
+
+SHAPES: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {"api": _in_words, "v2": _in_words}
+"""By the first segment of a path, what its clients understand under `error`; elsewhere it is the whole object."""
+
+
+class ErrorResponse(JSONResponse):
+    """An error, whoever refuses: its shape is chosen when it is sent, for only then its path is known."""
+
+    def __init__(self, error: Mapping[str, Any], status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__({"error": error}, status, headers)
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it in the shape of the path's dialect."""
+        _, _, path = scope["path"].partition("/")
+        shape = SHAPES.get(path.partition("/")[0])
+        if shape is not None:
+            self.body = self.render({"error": shape(self._error)})
+            self.headers["Content-Length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
 def status_of(error: type[LoadmasterError]) -> HTTPStatus:
     """The status of an error class."""
     return next((STATUS[base] for base in error.__mro__ if base in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -80,7 +111,7 @@ def error_response(error: LoadmasterError) -> JSONResponse:
     """The whole answer."""
     status = status_of(type(error))
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if status in LATER else None
-    return JSONResponse({"error": error_object(error)}, status, headers)
+    return ErrorResponse(error_object(error), status, headers)
 
 
 def raw_error_response(
@@ -89,9 +120,7 @@ def raw_error_response(
     """The body of an error that is HTTP's own and has no class of ours."""
     code = CODE.get(status, status.phrase.lower().replace(" ", "_"))
     kind = TYPE.get(status, "invalid_request_error")
-    return JSONResponse(
-        {"error": {"message": message, "type": kind, "code": code, "param": param}}, status, dict(headers or {})
-    )
+    return ErrorResponse({"message": message, "type": kind, "code": code, "param": param}, status, headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -104,7 +133,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return await ours(request, _translated(error.errors()))
+        return await ours(request, translated(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
@@ -127,8 +156,8 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
-def _translated(found: Sequence[Any]) -> LoadmasterError:
-    """The framework's first complaint in our words: which field, and what is wrong with it."""
+def translated(found: Sequence[Any]) -> LoadmasterError:
+    """Pydantic's first complaint in our words: which field, and what is wrong with it."""
     first = found[0]
     where = [part for part in first["loc"][1:] if isinstance(part, str | int)]
     if first["type"] == "json_invalid":

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from app.api.schemas import ErrorBody
+from app.api.schemas import ErrorBody, ErrorText
 
 MEANING: Final = {
     400: "The body is not JSON.",
@@ -23,6 +23,11 @@ MEANING: Final = {
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these statuses."""
     return {status: {"model": ErrorBody, "description": MEANING[status]} for status in statuses}
+
+
+def refusals_in_words(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same for a route of a dialect whose errors are sentences; the doors before it speak that dialect, too."""
+    return {status: {"model": ErrorText, "description": MEANING[status]} for status in (401, 403, *statuses)}
 
 
 def stream_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

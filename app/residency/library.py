@@ -8,7 +8,7 @@ from typing import Final
 
 from app.errors import LoadmasterError, ModelNotFound, NotFound
 from app.model import Tensor
-from app.placement import Placement
+from app.placement import Placement, PlacementRequest
 from app.residency.jobs import Jobs
 from app.residency.records import JobKind, LayerRecord, ModelRecord, ModelState, TensorRecord, one_device
 from app.residency.registry import Entry, scan
@@ -117,6 +117,11 @@ class Library:
             for id_, resident in self._residents.items()
         ]
         return self._scans, loaded, dict(self._jobs.by_model), dict(self.failures)
+
+    def asked(self, model: str) -> PlacementRequest | None:
+        """What a loaded model was asked for; None where it is not loaded."""
+        wish = self._wishes.current.get(model) if model in self._residents else None
+        return wish.request if wish else None
 
     def layers(self, entry: Entry) -> list[LayerRecord]:
         """The model's layers and where they are; where it is not loaded, that is the host's files."""

@@ -16,7 +16,7 @@ from typing import Final
 
 from app.devices import Device
 from app.errors import LoadmasterError, ModelBusy, NotLoaded, StaleGeneration
-from app.placement import PlacementRequest, Plan
+from app.placement import HOST, PlacementRequest, Plan
 from app.residency.admission import Admission
 from app.residency.changes import Changes
 from app.residency.commitments import Commitments, accepted
@@ -103,6 +103,11 @@ class Loadmaster:
     def restoring(self) -> bool:
         """Whether the wishes of an earlier process are still being loaded."""
         return self._restart.under_way
+
+    @property
+    def accelerators(self) -> list[str]:
+        """The ids of the devices that are not the host, in their order: some clients know them by number."""
+        return [id_ for id_ in self.devices if id_ != HOST]
 
     def begin_stop(self) -> None:
         """End event streams, take no more jobs, and call off those that run; their wishes stay. Idempotent."""

@@ -1,7 +1,7 @@
 """What goes out, where it differs from the domain's own records."""
 
 from app.api.schemas.changes import JobOut, PlanOut
-from app.api.schemas.envelopes import ErrorBody, ListOut
+from app.api.schemas.envelopes import ErrorBody, ErrorText, ListOut
 from app.api.schemas.models import (
     FileOut,
     MetadataOut,
@@ -21,6 +21,7 @@ from app.api.schemas.vocabulary import TextOut, TokensOut
 __all__ = [
     "DeviceOut",
     "ErrorBody",
+    "ErrorText",
     "FileOut",
     "HealthOut",
     "JobOut",

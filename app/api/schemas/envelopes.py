@@ -28,6 +28,12 @@ class ErrorBody(BaseModel):
     error: ErrorObject
 
 
+class ErrorText(BaseModel):
+    """The body of every error in the dialects of Ollama and of Triton."""
+
+    error: str
+
+
 def _as_object(error: object) -> object:
     return error_object(error) if isinstance(error, LoadmasterError) else error
 
