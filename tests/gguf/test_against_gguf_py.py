@@ -17,6 +17,7 @@ FIXTURES = Path(__file__).parents[2] / "../shared/fixtures"
 HEADERS, VOCABULARIES = FIXTURES / "headers", FIXTURES / "vocab"
 SIZES: dict[str, dict[str, int]] = json.loads((HEADERS / "sizes.json").read_text()) if HEADERS.is_dir() else {}
 SMALL_VOCABULARIES = {"ggml-vocab-bert-bge.gguf", "ggml-vocab-llama-spm.gguf"}  # a second or two each
+MORE_OF_THE_SAME = {"ggml-vocab-llama-bpe.gguf", "ggml-vocab-qwen2.gguf"}  # as gpt-2's, and half a minute each
 
 
 def demo_model() -> Path | None:
@@ -26,10 +27,11 @@ def demo_model() -> Path | None:
 
 
 def vocabularies() -> list[object]:
-    """List the vocabulary fixtures, the big ones marked slow: the oracle takes up to half a minute for one."""
+    """List the vocabulary fixtures, the big ones marked slow: the oracle takes a quarter of a minute for one."""
     return [
         pytest.param(path, id=path.stem, marks=() if path.name in SMALL_VOCABULARIES else pytest.mark.slow)
         for path in sorted(VOCABULARIES.glob("*.gguf"))
+        if path.name not in MORE_OF_THE_SAME
     ]
 
 
