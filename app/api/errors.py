@@ -54,10 +54,14 @@ TYPE: Final = {
 }
 
 CODE: Final = {
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.FORBIDDEN: "forbidden",
     HTTPStatus.NOT_FOUND: "route_not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "requested_range_not_satisfiable",
 }
+"""Of refusals that are HTTP's own; one that is not foreseen here has its status's phrase."""
 
 
 def _in_words(error: Mapping[str, Any]) -> str:
@@ -71,7 +75,10 @@ SHAPES: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {"api": _in_words
 
 
 class ErrorResponse(JSONResponse):
-    """An error, whoever refuses: its shape is chosen when it is sent, for only then its path is known."""
+    """An error, whoever refuses: its shape is chosen when it is sent, for only then its path is known.
+
+    It leaves its code in the request's state, for the log and for the count of refusals.
+    """
 
     def __init__(self, error: Mapping[str, Any], status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
         super().__init__({"error": error}, status, headers)
@@ -79,6 +86,7 @@ class ErrorResponse(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it in the shape of the path's dialect."""
+        scope.setdefault("state", {})["code"] = self._error["code"]
         _, _, path = scope["path"].partition("/")
         shape = SHAPES.get(path.partition("/")[0])
         if shape is not None:
@@ -127,8 +135,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Give every error, ours and the framework's, the one body."""
 
     @app.exception_handler(LoadmasterError)
-    async def ours(request: Request, error: LoadmasterError) -> JSONResponse:
-        request.state.code = error.code
+    async def ours(_: Request, error: LoadmasterError) -> JSONResponse:
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from app import __version__
-from app.api.errors import codes
+from app.api.errors import CODE, codes
 from app.api.traffic import Traffic
 from app.placement import HOST
 from app.residency import Loadmaster
@@ -137,7 +137,8 @@ class _Traffic(Collector):
         text = "From a request to the head of its answer, by the route's template; streams go on after it."
         labels = ("method", "route", "status")
         yield _histogram("loadmaster_http_request_duration_seconds", text, labels, self._traffic.seconds.items())
-        refusals = (((code,), self._traffic.refusals[code]) for code in codes())
+        known = {*codes(), *CODE.values(), *self._traffic.refusals}  # each is there from the start, at 0
+        refusals = (((code,), self._traffic.refusals[code]) for code in sorted(known))
         text = "Requests that were answered by an error, by its code."
         yield _counter("loadmaster_refusals", text, ("code",), refusals)
         version = {"version": __version__, "python_version": platform.python_version()}

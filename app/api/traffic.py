@@ -48,7 +48,7 @@ class Traffic:
         self.seconds: defaultdict[Answered, Histogram] = defaultdict(lambda: Histogram(SECONDS))
         """From the request to the head of its answer: an event stream or a tensor may go on for hours after it."""
         self.refusals: Counter[str] = Counter()
-        """Requests that were answered by an error of ours, by its code: handlers leave it in `request.state.code`."""
+        """Requests that were answered by an error, by its code: whoever refuses leaves it in `scope["state"]`."""
         self._boot = secrets.token_hex(4)
         self._numbers = count(1)
 

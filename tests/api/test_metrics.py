@@ -2,11 +2,14 @@
 
 import json
 import subprocess
+from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.main import MAX_BODY_BYTES
 from tests.api.server import DEMO, DEMO_ID, TINY, answer, listening, load, offload, refusal, unload
 from tests.tools import tool
 
@@ -94,6 +97,29 @@ def test_metrics_count_what_was_refused(client: httpx.Client) -> None:
 
     assert value(client, "loadmaster_refusals_total", code=refused["code"]) == before + 1
     assert {"does_not_fit", "model_not_found", "internal_error", "device_error"} <= codes
+    assert {"unauthorized", "forbidden", "route_not_found", "method_not_allowed", "body_too_large"} <= codes
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more", "code"),
+    [
+        ("GET", "/v1/models", {"headers": {"Host": "evil.example"}}, "forbidden"),
+        ("GET", "/api/tags", {"headers": {"Host": "evil.example"}}, "forbidden"),
+        ("POST", f"{DEMO}/plan", {"content": b"0" * (MAX_BODY_BYTES + 1)}, "body_too_large"),
+        ("GET", "/v2/nope", {}, "route_not_found"),
+        ("PUT", DEMO, {}, "method_not_allowed"),
+        ("POST", "/api/show", {"json": {"model": "nobody"}}, "model_not_found"),
+    ],
+)
+def test_whoever_refuses_is_counted(
+    client: httpx.Client, method: str, path: str, more: dict[str, Any], code: str
+) -> None:
+    """Doors, limits and the router like a route, and in whichever dialect."""
+    before = value(client, "loadmaster_refusals_total", code=code)
+
+    assert client.request(method, path, **more).is_client_error
+
+    assert value(client, "loadmaster_refusals_total", code=code) == before + 1
 
 
 def test_requests_are_counted_by_the_template_of_their_route(client: httpx.Client) -> None:
