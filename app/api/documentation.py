@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse
 
 from app.api.keys import HINT, role_needed
-from app.api.refusals import stream_refusals
+from app.api.refusals import refusals_written_out
 
 router = APIRouter()
 
@@ -57,8 +57,8 @@ def _describe(operation: dict[str, Any], method: str, path: str, *, locked: bool
     role = role_needed(method, path)
     if role is None:
         return
-    for status, refusal in stream_refusals(401, 403).items():
-        operation["responses"].setdefault(str(status), refusal)
+    for status, refusal in refusals_written_out(401, 403).items():
+        operation["responses"].setdefault(status, refusal)
     if locked:
         operation["security"] = [{scheme: []} for scheme in SCHEMES]
         operation["x-role"] = role

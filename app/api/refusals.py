@@ -30,7 +30,7 @@ def refusals_in_words(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorText, "description": MEANING[status]} for status in (401, 403, *statuses)}
 
 
-def stream_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The same for an event stream: the framework would have its errors be event streams, too."""
+def refusals_written_out(*statuses: int) -> dict[str, dict[str, Any]]:
+    """The same as they stand in OpenAPI's document, for whoever adds to one that is there already."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}}
-    return {status: {"content": content, "description": MEANING[status]} for status in statuses}
+    return {str(status): {"content": content, "description": MEANING[status]} for status in statuses}
