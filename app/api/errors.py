@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app import errors
+from app.api.headers import FRESH
 from app.api.traffic import REQUEST_ID, request_id
 from app.errors import LoadmasterError
 
@@ -152,15 +153,16 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, __: Exception) -> JSONResponse:
         response = error_response(LoadmasterError("internal error; the log has more"))
-        response.headers[REQUEST_ID] = request_id.get() or ""  # made outside of whoever gives the others theirs
+        # Made outside of whoever gives the others theirs.
+        response.raw_headers += [*FRESH, (REQUEST_ID.lower().encode(), (request_id.get() or "").encode())]
         return response
 
 
 def _allowed(request: Request) -> str:
-    """Every method that the path takes; the framework names those of the first route that it matches."""
+    """Every method that the path takes: the framework names those of the first one alone, and of files none."""
     path = request.scope["path"]
     routes = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
-    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
+    return ", ".join(sorted({method for route in routes for method in route.methods or ("GET", "HEAD")}))
 
 
 def translated(found: Sequence[Any]) -> LoadmasterError:

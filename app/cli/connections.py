@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.errors import raw_error_response
+from app.api.headers import FRESH
 
 MAX_HEAD_BYTES: Final = 128 << 10
 
@@ -64,6 +65,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_time()
         super().on_message_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """No word in the log: Java's client offers another protocol with each request, and is answered all the same."""
+
     def _in_time(self) -> None:
         if self._too_slow is not None:
             self._too_slow.cancel()
@@ -79,7 +83,7 @@ class BoundedProtocol(HttpToolsProtocol):
         begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if not begun:
             response = raw_error_response(status, message, None, {"Connection": "close"})
-            head = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
+            head = b"".join(b"%b: %b\r\n" % header for header in (*response.raw_headers, *FRESH))
             line = f"HTTP/1.1 {status} {status.phrase}\r\n".encode()
             self.transport.write(line + head + b"\r\n" + bytes(response.body))
         self.transport.close()

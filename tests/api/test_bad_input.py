@@ -232,6 +232,7 @@ def test_an_unknown_job_is_a_404(client: httpx.Client, id_: str) -> None:
         ("POST", "/healthz", "GET, HEAD"),
         ("PUT", "/v1/jobs/x", "DELETE, GET"),
         ("HEAD", "/v1/events", "GET"),
+        ("POST", "/static/dashboard/main.js", "GET, HEAD"),
     ],
 )
 def test_a_wrong_method_is_a_405_that_says_the_right_one(

@@ -67,6 +67,7 @@ def test_a_request_that_never_ends_is_ended(impatient: httpx.Client, begun: byte
 
     assert words.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"request_timeout"' in words
+    assert b"\r\ncontent-security-policy: default-src 'none'" in words
 
 
 def test_a_kept_connection_is_no_excuse(impatient: httpx.Client) -> None:

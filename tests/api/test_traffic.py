@@ -78,6 +78,8 @@ def test_a_fault_of_ours_can_be_found() -> None:
 
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert (response.headers["x-request-id"], seen) == ("r-1", ["r-1"])
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["content-security-policy"].startswith("default-src 'none'")
     assert [*traffic.seconds] == [("GET", "/broken/{id}", "5xx")]
     assert traffic.refusals == {"internal_error": 1}
 
