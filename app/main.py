@@ -105,7 +105,8 @@ def _add_doors(app: FastAPI, settings: Settings) -> None:
         app.add_middleware(Lock, keys=settings.keys)
     if settings.cors_origins:  # outside of the lock: a browser asks whether it may show a key without showing it
         app.add_middleware(NamedOrigins, origins=settings.cors_origins)
-    hosts = (settings.host, f"[{settings.host}]", *settings.allowed_hosts)  # in brackets, if it is an IPv6 address
+    names = (settings.host, *settings.allowed_hosts)
+    hosts = (*names, *(f"[{name}]" for name in names))  # in brackets, if it is an IPv6 address
     app.add_middleware(Door, hosts=hosts, origins=settings.cors_origins)
     app.add_middleware(SafeHeaders)
     app.add_middleware(StartRefusal)

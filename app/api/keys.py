@@ -16,9 +16,8 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.errors import raw_error_response
+from app.api.traffic import SAFE
 from app.errors import InvalidValue
-
-SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 OPEN: Final = frozenset({"/", "/healthz", "/readyz"})
 OPEN_FILES: Final = "/static/"

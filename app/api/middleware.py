@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import raw_error_response
-from app.api.keys import SAFE
+from app.api.traffic import SAFE
 from app.errors import LoadmasterError
 
 PROBES: Final = frozenset({"/healthz", "/readyz"})

@@ -25,6 +25,7 @@ POLLED: Final = frozenset({"/v1/memory", "/v1/models"})
 """Counted by their path even where they are answered, or refused, before they are routed."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""They change nothing."""
 CLASS: Final = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 MAX_PATH: Final = 200  # characters of a path in the log
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)

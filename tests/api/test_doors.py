@@ -77,10 +77,11 @@ BOARD = "https://board.example"
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A service that pages of one other origin may call, with a key."""
+    """A service that pages of two other origins may call, with a key, and by two names."""
     origins = f"{BOARD.upper()}, http://10.0.0.1:3000"
     directory = tmp_path_factory.mktemp("named")
-    with serving(directory, devices="none", cors_origins=origins, api_keys=f"me:admin:{KEY}") as client:
+    more = {"cors_origins": origins, "allowed_hosts": "models.example,fd00::1", "api_keys": f"me:admin:{KEY}"}
+    with serving(directory, devices="none", **more) as client:
         yield client
 
 
@@ -111,6 +112,12 @@ def test_a_page_that_is_named_may_call_with_its_key(named: httpx.Client) -> None
     for response in (preflight, refused, done):
         assert response.headers["access-control-allow-origin"] == BOARD
         assert "access-control-allow-credentials" not in response.headers
+
+
+@pytest.mark.parametrize("host", ["models.example", "MODELS.example:8288", "[fd00::1]", "[fd00::1]:8288"])
+def test_a_name_that_was_added_is_ours(named: httpx.Client, host: str) -> None:
+    """An IPv6 address is written without brackets in the setting, and with them in a call."""
+    answer(named.get("/v1/models", headers={"Host": host, "X-Api-Key": KEY}))
 
 
 @pytest.mark.parametrize("origin", ["*", "null", "board.example", "https://board.example/", "https://*.example", "a b"])

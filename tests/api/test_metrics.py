@@ -9,6 +9,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.api.answers import KEPT
+from app.api.traffic import POLLED
 from app.main import MAX_BODY_BYTES
 from tests.api.server import DEMO, DEMO_ID, TINY, answer, listening, load, offload, refusal, unload
 from tests.tools import tool
@@ -129,6 +131,10 @@ def test_requests_are_counted_by_the_template_of_their_route(client: httpx.Clien
         ("GET", "/v1/models/no/such", "GET", "/v1/models/{id}", "4xx"),
         ("POST", f"{DEMO}/touch", "POST", "/v1/models/{id}/touch", "4xx"),
         ("DELETE", "/v1/memory", "DELETE", "/v1/memory", "4xx"),
+        ("POST", "/api/show", "POST", "/api/show", "4xx"),
+        ("GET", "/v2/models/no/such/ready", "GET", "/v2/models/{model}/ready", "4xx"),
+        ("GET", "/v2/models/no/such/versions/1/ready", "GET", "/v2/models/{model}/versions/{version}/ready", "4xx"),
+        ("POST", "/v2/repository/models/no/such/unload", "POST", "/v2/repository/models/{model}/unload", "4xx"),
         ("GET", "/static/swagger-ui/swagger-ui.css", "GET", "/static/{path}", "2xx"),
         ("GET", "/static/no/such", "GET", "/static/{path}", "4xx"),
         ("GET", "/no/such?at=all", "GET", "unmatched", "4xx"),
@@ -143,6 +149,18 @@ def test_requests_are_counted_by_the_template_of_their_route(client: httpx.Clien
 
     routes = {labels["route"] for labels, _ in labelled(client, "loadmaster_http_request_duration_seconds_count")}
     assert [route for route in routes if "such" in route or "?" in route or DEMO_ID in route] == []
+
+
+def test_what_is_answered_ahead_of_its_route_is_counted_as_if_it_were_routed(client: httpx.Client) -> None:
+    """Every answer that is kept, and a refusal before it, too."""
+    assert KEPT.keys() == POLLED
+    for path in POLLED:
+        before = [asked(client, "GET", path, status) for status in ("2xx", "4xx")]
+
+        client.get(path)
+        client.get(path, headers={"Host": "evil.example"})
+
+        assert [asked(client, "GET", path, status) for status in ("2xx", "4xx")] == [count + 1 for count in before]
 
 
 def test_a_stream_is_counted_when_it_begins(client: httpx.Client) -> None:
