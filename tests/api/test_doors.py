@@ -80,8 +80,8 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A service that pages of two other origins may call, with a key, and by two names."""
     origins = f"{BOARD.upper()}, http://10.0.0.1:3000"
     directory = tmp_path_factory.mktemp("named")
-    more = {"cors_origins": origins, "allowed_hosts": "models.example,fd00::1", "api_keys": f"me:admin:{KEY}"}
-    with serving(directory, devices="none", **more) as client:
+    hosts, keys = "models.example,fd00::1", f"me:admin:{KEY}"
+    with serving(directory, devices="none", cors_origins=origins, allowed_hosts=hosts, api_keys=keys) as client:
         yield client
 
 
