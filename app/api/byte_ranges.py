@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
-from typing import Final, Self
+from typing import ClassVar, Self
 
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -13,8 +13,6 @@ from app.errors import LoadmasterError
 from app.residency.reading import Reading
 
 log = logging.getLogger(__name__)
-
-SEND_SECONDS: Final = 60
 
 
 class RangeNotSatisfiable(Exception):
@@ -45,8 +43,10 @@ class TensorResponse(StreamingResponse):
     """Streams a tensor's bytes. Whatever becomes of the client, the hold ends with the response.
 
     What fails later than at the first piece is too late for words: the response ends early, which its length gives
-    away. A client that takes nothing for SEND_SECONDS is cut off: it would keep replaced slabs in memory for ever.
+    away. A client that takes nothing for `seconds` is cut off: it would keep replaced slabs in memory for ever.
     """
+
+    seconds: ClassVar = 60.0
 
     def __init__(self, reading: Reading, pieces: AsyncIterator[bytes], **named: object) -> None:
         super().__init__(pieces, media_type="application/octet-stream", **named)  # type: ignore[arg-type]
@@ -70,13 +70,15 @@ class TensorResponse(StreamingResponse):
         """Send, then let go."""
 
         async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(SEND_SECONDS):
+            async with asyncio.timeout(self.seconds):
                 await send(message)
 
         try:
             await super().__call__(scope, receive, send_in_time)
         except LoadmasterError as error:
             log.warning("%s could be sent in part only: %s", self._reading.tensor.name, error)
+        except TimeoutError:
+            log.warning("%s was cut off: its reader took nothing for %g s", self._reading.tensor.name, self.seconds)
         finally:
             self._reading.close()
 

@@ -1,13 +1,18 @@
 """A tensor's raw bytes: whole, in ranges, and from where they are."""
 
+import asyncio
+import logging
 import os
 from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Message
 
+from app.api.byte_ranges import TensorResponse
 from tests.api.server import DEMO, answer, load, open_files, refusal, serving, unload, until
-from tests.gguf_builder import Tensor, build, llama_metadata, llama_shapes, tensor_size
+from tests.gguf_builder import Tensor, build, llama_metadata, llama_shapes, tensor_size, tiny_llama
+from tests.residency.deck import service
 
 NORM = f"{DEMO}/tensors/output_norm.weight/data"
 NORM_BYTES = 2304
@@ -110,6 +115,39 @@ def test_a_reader_that_leaves_lets_go(client: httpx.Client) -> None:
     answer(client.post(f"{DEMO}/unload", json={"wait": True}))
 
     until(lambda: all(row["retired_bytes"] == 0 for row in answer(client.get("/v1/memory"))["devices"]))
+
+
+class Impatient(TensorResponse):
+    """As it ships, but for the time."""
+
+    seconds = 0.01
+
+
+def test_a_reader_that_takes_nothing_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It holds nothing any more, and the log has a line: its sloth is no fault of ours, which would be a traceback."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.gguf").write_bytes(tiny_llama())
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("the client stays")
+
+    async def main() -> None:
+        async with service(tmp_path) as loadmaster:
+            before = open_files()
+            reading = await loadmaster.read("tiny", "output_norm.weight")
+            response = await Impatient.begun(reading, 0, 16)
+            assert open_files() != before
+            await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+            assert open_files() == before
+
+    asyncio.run(main())
+
+    assert [record.levelno for record in caplog.records if "took nothing" in record.message] == [logging.WARNING]
 
 
 def sparse_llama(path: Path) -> None:
