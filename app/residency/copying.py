@@ -10,6 +10,7 @@ than all of it may be: they would push out everything else, and their own beginn
 All sizes and offsets are in bytes.
 """
 
+import logging
 import os
 import threading
 from collections import deque
@@ -22,6 +23,8 @@ from app.devices.mapping import PAGE
 from app.errors import TransferFailed
 from app.residency.files import OpenFiles
 from app.residency.residents import LiveSlab
+
+log = logging.getLogger(__name__)
 
 READERS: Final = max(1, len(os.sched_getaffinity(0)) - 1)
 """For all devices of a job together, one for each at least: a core is left to those who ask."""
@@ -36,9 +39,13 @@ NICENESS: Final = 5
 def step_aside() -> None:
     """Have the calling thread give way to those that answer: Linux keeps a niceness for each thread.
 
-    A copy is as fast as before wherever a core is idle otherwise.
+    A copy is as fast as before wherever a core is idle otherwise. Does not raise: a pool whose threads fail to begin
+    is broken for good, and a sandbox may well forbid this.
     """
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+    except OSError as error:
+        log.info("a thread that copies keeps the priority of those that answer: %s", error.strerror)
 
 
 @dataclass(frozen=True, slots=True)
