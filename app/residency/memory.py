@@ -46,8 +46,7 @@ class Memory:
         self._reported: _Reported | None = None
         self._asking: asyncio.Task[None] | None = None
         self._record: MemoryRecord | None = None
-        self._made_of: tuple[int, _Reported | None] | None = None
-        """The revision of the books and the answer of the system that the record was made of."""
+        self._made_of: object = None
 
     async def look(self) -> MemoryRecord:
         """All memory: as we hold it now, and as the system reported it at most FRESH_SECONDS ago.
@@ -89,13 +88,22 @@ class Memory:
 
         The same object for as long as nothing of it has changed.
         """
-        made_of = (self._ledger.revision, self._reported)
+        made_of = self._present()
         if self._record is None or self._made_of != made_of:
             made = self._made()
             if self._record is None or replace(made, time=self._record.time) != self._record:
                 self._record = made
             self._made_of = made_of
         return self._record
+
+    def _present(self) -> object:
+        """All that the record is made of: while it is equal, so is the record.
+
+        Threads lock files, make staging memory and find losses, and no entry in the books says so meanwhile.
+        """
+        locked = [resident.files.locked_bytes for resident in self._residents.values()]
+        devices = [(device.loss.reason, device.staging_bytes) for device in self._devices.values()]
+        return self._ledger.revision, self._reported, locked, devices
 
     def _made(self) -> MemoryRecord:
         reported = self._reported
@@ -110,9 +118,9 @@ class Memory:
                 total_bytes=reported.host.total_bytes,
                 available_bytes=reported.host.available_bytes,
                 limit_bytes=buffered.limit_bytes,
-                mapped_bytes=sum(resident.current.files.mapped_bytes for resident in residents),
+                mapped_bytes=sum(resident.files.mapped_bytes for resident in residents),
                 resident_bytes=reported.resident_bytes,
-                locked_bytes=sum(resident.current.files.locked_bytes for resident in residents),
+                locked_bytes=sum(resident.files.locked_bytes for resident in residents),
                 buffered_bytes=buffered.used_bytes + buffered.retired_bytes,
                 staging_bytes=sum(device.staging_bytes for device in self._devices.values()),
                 process_rss_bytes=reported.host.process_rss_bytes,
