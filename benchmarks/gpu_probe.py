@@ -15,14 +15,13 @@ import statistics
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.devices import Meter, Segment
 from app.devices.mapping import Mapping
+from benchmarks._gpu_sweep import probe_sweep
 from benchmarks._record import record
 
 if TYPE_CHECKING:
@@ -30,12 +29,10 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PIECE = 8 * MIB
-PORTION = 64 * MIB  # as residency cuts them
 SLAB = 512 * MIB
 ROUNDS = 3
 HOST_REGISTER_PORTABLE, HOST_REGISTER_READ_ONLY = 1, 8  # <driver_types.h>
 STREAMS = (1, 2, 4)
-READERS = (1, 2, 4, 8)
 
 
 class Probe:
@@ -120,35 +117,6 @@ def probe_bus(probe: Probe) -> None:
         each = ", ".join(f"{speed / 1e9:.1f}" for speed in speeds)
         probe.say(f"{name} memory to the device, {'/'.join(map(str, STREAMS))} streams, GB/s", each)
     probe.say("pinning, ms per GiB", f"{took * 1e3 * (1 << 30) / probe.nbytes:.0f}")
-
-
-def probe_pipeline(probe: Probe, fd: int) -> None:
-    """What our own readers make of it, out of the page cache."""
-    for readers in READERS:
-        buffer = probe.device.allocate(probe.nbytes)
-        best = min(seconds(lambda: read_all(probe, fd, buffer, readers)) for _ in range(ROUNDS))  # noqa: B023 - now
-        buffer.release()
-        speed = probe.nbytes / best
-        probe.say(
-            f"file to the device, {readers} readers, GB/s", f"{speed / 1e9:.1f}, {speed / probe.peak:.0%} of pinned"
-        )
-    probe.say("staging memory after that, MiB", str(probe.device.staging_bytes // MIB))
-
-
-def read_all(probe: Probe, fd: int, buffer: Any, readers: int) -> None:
-    """Copy the whole file by so many readers."""
-    waiting = deque(range(0, probe.nbytes, PORTION))
-
-    def read(_: int) -> None:
-        meter = Meter()
-        with contextlib.suppress(IndexError):
-            while True:
-                start = waiting.popleft()
-                segment = Segment(start, start, min(PORTION, probe.nbytes - start))
-                probe.device.copy(fd, [segment], buffer, meter)
-
-    with ThreadPoolExecutor(readers) as pool:
-        list(pool.map(read, range(readers)))
 
 
 def probe_mappings(probe: Probe, fd: int) -> None:
@@ -277,7 +245,7 @@ def main() -> None:
             file.write(block)
         file.flush()
         probe_bus(probe)
-        probe_pipeline(probe, file.fileno())
+        probe_sweep(probe, file.fileno())
         probe_mappings(probe, file.fileno())
     probe_allocation(probe)
     probe_stall(probe)

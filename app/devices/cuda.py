@@ -152,14 +152,15 @@ class CudaBuffer:
 class StagingRing:
     """Pinned host memory in three slots, and the stream that empties them. For one copy at a time, and one device.
 
-    Make, use and close it where that device is the thread's current one.
+    Make, use and close it where that device is the thread's current one. Other sizes than SLOT_BYTES are for probes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slot_bytes: int = SLOT_BYTES) -> None:
+        self._slot_bytes = slot_bytes
         self._stream: Any = cuda.Stream(non_blocking=True)
         # A blocking event lets the thread sleep; the default spins a core.
         self._emptied: list[Any] = [cuda.Event(block=True, disable_timing=True) for _ in range(SLOTS)]
-        self._memory = Mapping.anonymous(RING_BYTES)
+        self._memory = Mapping.anonymous(SLOTS * slot_bytes)
         try:
             runtime.hostRegister(self._memory.address, self._memory.nbytes, HOST_REGISTER_PORTABLE)
         except BaseException:
@@ -170,13 +171,14 @@ class StagingRing:
         """Read each piece into a slot while those before it travel. Nothing is in flight once it returns or raises."""
         travelling: deque[tuple[Any, int]] = deque()
         try:
-            for number, piece in enumerate(pieces(segments, SLOT_BYTES)):
+            for number, piece in enumerate(pieces(segments, self._slot_bytes)):
                 if len(travelling) == SLOTS:
                     acknowledge(work, *travelling.popleft())
                 slot = number % SLOTS
-                with self._memory.view(slot * SLOT_BYTES, piece.nbytes) as target:
+                start = slot * self._slot_bytes
+                with self._memory.view(start, piece.nbytes) as target:
                     work.fill(target, piece.file_offset)
-                source, kind = self._memory.address + slot * SLOT_BYTES, runtime.memcpyHostToDevice
+                source, kind = self._memory.address + start, runtime.memcpyHostToDevice
                 target_address = pointer + piece.buffer_offset
                 runtime.memcpyAsync(target_address, source, piece.nbytes, kind, self._stream.ptr)
                 self._emptied[slot].record(self._stream)
