@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.devices.mapping import Mapping
+from benchmarks._gpu_lending import probe_lending
 from benchmarks._gpu_sweep import probe_sweep
 from benchmarks._record import record
 
@@ -249,6 +250,7 @@ def main() -> None:
         probe_mappings(probe, file.fileno())
     probe_allocation(probe)
     probe_stall(probe)
+    probe_lending(probe)
     device.close()
     if options.record:
         table = ["| question | answer |", "|---|---|", *probe.lines]
