@@ -7,7 +7,7 @@ llama-cpp-python 0.3.36.
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from app.errors import InvalidVocabulary
 from app.gguf import Array, Value, ValueType
@@ -66,7 +66,7 @@ def read_tokens(metadata: Mapping[str, Value], decode: Decode) -> Vocabulary:
 def strings(metadata: Mapping[str, Value], name: str, decode: Decode) -> list[str] | None:
     """All elements of `tokenizer.ggml.<name>`; None where there is no such key. InvalidVocabulary for other types."""
     found = elements(metadata, name, (ValueType.STRING,), decode)
-    return None if found is None else [str(text) for text in found]
+    return None if found is None else cast("list[str]", found)
 
 
 def elements(

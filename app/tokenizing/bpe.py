@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from tokenizers import Tokenizer
@@ -27,11 +28,9 @@ class BytePairs:
         self._vocabulary = vocabulary
         self._cut = cut
         ids = {text: token for text, token in vocabulary.ids.items() if is_utf8(text)}
-        ranked = [pair for pair in map(_pair, dict.fromkeys(merges)) if pair is not None]
-        symbols = {symbol for left, right in ranked for symbol in (left, right, left + right)}
-        if cut.byte_level:
-            symbols.update(byte_alphabet())
-        self._symbols = sorted(symbols - ids.keys())
+        ranked = _pairs(merges)
+        symbols = [chain.from_iterable(ranked), map("".join, ranked), byte_alphabet() if cut.byte_level else ()]
+        self._symbols = sorted({symbol for symbol in chain.from_iterable(symbols) if symbol not in ids})
         numbered = {symbol: len(vocabulary) + number for number, symbol in enumerate(self._symbols)}
         model = BPE(
             vocab=ids | numbered,
@@ -71,12 +70,16 @@ class BytePairs:
         return [self._vocabulary.ids[name] for name in names if name in self._vocabulary.ids]
 
 
-def _pair(merge: str) -> tuple[str, str] | None:
-    """Both sides of a merge, cut at the first space that is not its beginning; None if there are no two, in UTF-8."""
-    space = merge.find(" ", 1)
-    if space < 0 or space == len(merge) - 1 or not is_utf8(merge):
-        return None
-    return merge[:space], merge[space + 1 :]
+def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
+    """Both sides of each merge, once, cut at the first space that is not its beginning.
+
+    Those that have no two sides, or are not UTF-8, are left out. There are hundreds of thousands: all are looked at as
+    one text before any is looked at alone.
+    """
+    if not is_utf8("".join(merges)):
+        merges = [merge for merge in merges if is_utf8(merge)]
+    spaces = ((merge, merge.find(" ", 1)) for merge in dict.fromkeys(merges))
+    return [(merge[:space], merge[space + 1 :]) for merge, space in spaces if 0 < space < len(merge) - 1]
 
 
 def require_merges(merges: Sequence[str] | None, cut: PreTokenizer) -> Sequence[str]:

@@ -13,6 +13,8 @@ from app.tokenizing.pieces import Pieces, is_utf8, without_spaces
 MAX_SPECIAL: Final = 100_000
 """So many special tokens are searched for; files in the field have some 30 thousand at most."""
 
+_SPECIAL: Final = int(SPECIAL)  # a flag's own `&` takes longer than all else that is done to a token here
+
 
 class Encoder(Protocol):
     """How one kind of tokenizer turns text that holds no special tokens into ids."""
@@ -43,7 +45,7 @@ class Tokenizer:
         special = {
             vocabulary.texts[token]: (token, Attribute(attribute))
             for token, attribute in enumerate(vocabulary.attributes)
-            if attribute & SPECIAL and is_utf8(vocabulary.texts[token])
+            if attribute & _SPECIAL and is_utf8(vocabulary.texts[token])
         }
         if len(special) > MAX_SPECIAL:
             raise InvalidVocabulary(
