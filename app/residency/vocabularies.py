@@ -14,6 +14,7 @@ from app.errors import InvalidVocabulary, LoadmasterError
 from app.gguf import Array
 from app.gguf.arrays import Scalar
 from app.model import Vocabulary, read_tokens
+from app.model.tokens import KEY
 from app.residency.files import OpenFiles, SourceFile
 from app.residency.registry import Entry
 from app.tokenizing import Tokenizer, build, raw
@@ -108,21 +109,22 @@ class Vocabularies:
 def _open(entry: Entry) -> Opened:
     """Read a vocabulary from its file and make its tokenizer; blocks."""
     metadata = entry.headers[0].metadata
+    arrays = [value for key, value in metadata.items() if key.startswith(KEY) and isinstance(value, Array)]
     files = OpenFiles(entry.id, entry.files[:1])
-
-    def decode(array: Array) -> list[Scalar]:
-        return array.decode(files.read(0, array.offset, array.nbytes), "surrogateescape")
-
-    try:
-        vocabulary = read_tokens(metadata, decode)
-        try:
-            tokenizer: Tokenizer | InvalidVocabulary = build(vocabulary, metadata, decode)
-        except InvalidVocabulary as fault:
-            tokenizer = fault
+    try:  # to make a tokenizer takes a while: the file is not held that long
+        read = {array.offset: files.read(0, array.offset, array.nbytes) for array in arrays}
         files.check()
-        return Opened(vocabulary, tokenizer)
     finally:
         files.close()
+
+    def decode(array: Array) -> list[Scalar]:
+        return array.decode(read[array.offset], "surrogateescape")
+
+    vocabulary = read_tokens(metadata, decode)
+    try:
+        return Opened(vocabulary, build(vocabulary, metadata, decode))
+    except InvalidVocabulary as fault:
+        return Opened(vocabulary, fault)
 
 
 def _find(opened: Opened, wanted: str, start: int, stop: int) -> tuple[list[TokenRecord], int]:
