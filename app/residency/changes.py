@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS: Final = 30.0
 """How long a step waits for readers to let go of slabs that are in its way."""
 
+CANCEL_SECONDS: Final = 0.2
+"""For how long a cancel may go unheard where a job waits for somebody else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -51,6 +54,8 @@ class Change:
     files: OpenFiles
     request: PlacementRequest
     decision: Decision
+    vocabulary: asyncio.Task[None] | None
+    """Makes the tokenizer ready meanwhile, where that is a stage of the job."""
 
 
 class Changes:
@@ -84,10 +89,14 @@ class Changes:
         try:
             job.enter("plan")
             progress = asyncio.create_task(job.sample())
+            prepare = self._vocabularies.prepare
+            vocabulary = asyncio.create_task(prepare(entry)) if "vocabulary" in job.stages else None
             try:
-                await self._take_steps(Change(job, entry, files, request, decision))
+                await self._take_steps(Change(job, entry, files, request, decision, vocabulary))
             finally:
                 progress.cancel()
+                if vocabulary is not None:
+                    vocabulary.cancel()
         finally:
             if entry.id not in self._residents:
                 await asyncio.to_thread(files.close)
@@ -173,9 +182,12 @@ class Changes:
         Locking comes last: it can fail, but once it has not, nothing else can.
         """
         job, files = change.job, change.files
-        if last and "vocabulary" in job.stages:
+        if last and change.vocabulary is not None:
             job.enter("vocabulary")
-            await self._vocabularies.prepare(change.entry)
+            while not change.vocabulary.done():
+                await asyncio.wait((change.vocabulary,), timeout=CANCEL_SECONDS)
+                job.check()
+            await change.vocabulary
         if last:
             job.enter("verify")
         await asyncio.to_thread(files.check)
@@ -220,10 +232,10 @@ class Changes:
             await self._somebody_lets_go()
 
     async def _somebody_lets_go(self) -> None:
-        """Wait until something was freed, or for as long as a cancel may go unheard."""
+        """Wait until something was freed, or for CANCEL_SECONDS."""
         self._freed.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(CANCEL_SECONDS):
                 await self._freed.wait()
 
     def _on_drained(self) -> Callable[[Resident, tuple[LiveSlab, ...]], None]:

@@ -1,16 +1,22 @@
 """Calling a job off, at every stage: what it staged is undone, and what was is again."""
 
 import asyncio
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.devices.simulated import SimulatedDevice
 from app.errors import Cancelled, ModelBusy
 from app.placement import PlacementRequest
 from app.residency.jobs import STAGES
 from app.residency.records import JobKind, JobState, ModelState
+from app.residency.vocabularies import THREADS
 from app.residency.wishes import Retention
 from tests.residency.deck import (
+    KIB,
+    MIB,
     assert_books_agree,
     at,
     books,
@@ -44,6 +50,48 @@ def test_a_load_called_off_at_a_stage_leaves_nothing(place: Path, stage: str) ->
                 assert job.state is JobState.CANCELLED
                 assert books(loadmaster, "tiny") == before
                 assert loadmaster.library.state(loadmaster.library.entry("tiny")) is ModelState.AVAILABLE
+
+    asyncio.run(main())
+
+
+def test_the_tokenizer_is_made_beside_the_copy(place: Path) -> None:
+    """It is ready before its stage begins, and stays so if the load is called off."""
+
+    async def main() -> None:
+        async with service(place, SimulatedDevice("sim:0", 4 * MIB, bytes_per_second=8 * KIB)) as loadmaster:
+            before = books(loadmaster, "tiny")
+            job = await loadmaster.load("tiny", ALL)
+            await progress(loadmaster, job)
+            await loadmaster.vocabularies.find(loadmaster.library.entry("tiny"), "", 0, 1)
+            assert job.stage == "transfer"
+            loadmaster.cancel(job.id)
+            assert isinstance(await ended(job), Cancelled)
+            assert books(loadmaster, "tiny") == before
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_cancel_is_heard_while_a_load_waits_for_its_tokenizer(place: Path, stop: bool) -> None:
+    """Nobody makes it, for the threads have other things to do; nothing is left, and a stop ends it as well."""
+
+    async def main() -> None:
+        async with service(place, *two_devices()) as loadmaster:
+            before = books(loadmaster, "tiny")
+            released = threading.Event()
+            busy = [loadmaster.vocabularies._threads.submit(released.wait) for _ in range(THREADS)]
+            async with listening(loadmaster) as events:
+                job = await loadmaster.load("tiny", ALL)
+                await heard(events, id=job.id, stage="vocabulary")
+            if stop:
+                loadmaster.begin_stop()
+            else:
+                loadmaster.cancel(job.id)
+            assert isinstance(await ended(job), Cancelled)
+            assert not any(one.done() for one in busy)
+            assert replace(books(loadmaster, "tiny"), wish=None) == before
+            released.set()
+        assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
     asyncio.run(main())
 
