@@ -9,6 +9,7 @@ from app.model.pretokenizers import PreTokenizer, pretokenizer
 from app.model.tokenizer_kinds import Algorithm, TokenizerKind, tokenizer_kind
 from app.model.tokens import KEY, Decode, Vocabulary, elements, strings
 from app.tokenizing.bpe import BytePairs, require_merges
+from app.tokenizing.panics import panics_are
 from app.tokenizing.pieces import Pieces, from_alphabet, spaced
 from app.tokenizing.rwkv import LongestBytes, unescaped
 from app.tokenizing.sentence_pieces import SentencePieces
@@ -34,8 +35,9 @@ def build(vocabulary: Vocabulary, metadata: Mapping[str, Value], decode: Decode)
         raise UnsupportedTokenizer(what, key=f"{KEY}model", tokenizer=model)
     _require_distinct(vocabulary)
     cut = pretokenizer(kind.pre or vocabulary.facts.pre) if kind.algorithm is Algorithm.BPE else None
-    encoder = _encoder(vocabulary, kind, cut, metadata, decode)
-    return Tokenizer(vocabulary, encoder, _pieces(vocabulary, kind, cut), _frame(vocabulary, kind, cut))
+    with panics_are(InvalidVocabulary("the tokenizer's library gives up on this vocabulary", key=f"{KEY}tokens")):
+        encoder = _encoder(vocabulary, kind, cut, metadata, decode)
+        return Tokenizer(vocabulary, encoder, _pieces(vocabulary, kind, cut), _frame(vocabulary, kind, cut))
 
 
 def _encoder(

@@ -8,6 +8,7 @@ from app.errors import InvalidValue, InvalidVocabulary
 from app.model.special_tokens import SPECIAL, Attribute
 from app.model.tokens import KEY, Vocabulary
 from app.tokenizing.fragments import Fragments
+from app.tokenizing.panics import panics_are
 from app.tokenizing.pieces import Pieces, is_utf8, without_spaces
 
 MAX_SPECIAL: Final = 100_000
@@ -59,7 +60,12 @@ class Tokenizer:
         """The ids of a text. Without `parse_special` only user-defined tokens are found as a whole.
 
         `add_special` puts before and after it what the vocabulary wants there; InvalidVocabulary where it has none.
+        InvalidValue for a text that a library gives up on.
         """
+        with panics_are(InvalidValue("content: the tokenizer gives up on this text", param="content")):
+            return self._tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         ids = self._framing(self._frame.before) if add_special else []
         starts = True
         for fragment in (self._all if parse_special else self._shown).of(text):

@@ -4,9 +4,13 @@ from typing import Any
 
 import pytest
 
-from app.errors import InvalidVocabulary, UnsupportedTokenizer
+from app.errors import InvalidValue, InvalidVocabulary, UnsupportedTokenizer
+from app.model.pretokenizers import PreTokenizer
+from app.tokenizing.bpe import BytePairs
 from app.tokenizing.longest import MAX_LENGTH
-from app.tokenizing.tokenizer import MAX_SPECIAL
+from app.tokenizing.overlaps import MAX_OVERLAPPING, overlapping
+from app.tokenizing.pieces import Pieces, from_alphabet
+from app.tokenizing.tokenizer import MAX_SPECIAL, Frame, Tokenizer
 from tests.gguf_builder import ARRAY, FLOAT32, INT8, INT32, STRING, UINT32, KeyValue
 from tests.tokenizing.vocabularies import CONTROL, NORMAL, gpt2, ids, llama, texts, tokenizer, tokens, vocabulary
 
@@ -121,6 +125,16 @@ def test_what_would_take_for_ever_is_refused() -> None:
         tokenizer([(KEY + "model", STRING, "rwkv"), *tokens(("a" * (MAX_LENGTH + 1), 0, NORMAL))])
 
 
+def test_overlapping_special_tokens_are_looked_for_as_long_as_they_are_few() -> None:
+    """A pass over the text for each of a hundred; of more the leftmost are taken. Runs of one character need none."""
+    chained = [f"{chr(0x4E00 + n)}{chr(0x4E01 + n)}" for n in range(MAX_OVERLAPPING + 1)]
+
+    assert len(overlapping(chained[:-1])) == MAX_OVERLAPPING
+    assert overlapping(chained) == []
+    assert overlapping(["<a><b>", "<b><c>", "<b>", "<c>", "[<a><b>]"]) == ["[<a><b>]", "<a><b>", "<b><c>"]
+    assert overlapping(["\n" * n for n in range(1, 31)]) == []
+
+
 @pytest.mark.slow
 def test_a_million_tokens_are_many_but_no_fault() -> None:
     """BPE and SentencePiece, a million tokens each."""
@@ -128,3 +142,16 @@ def test_a_million_tokens_are_many_but_no_fault() -> None:
 
     assert len(tokenizer(gpt2(many, [])).vocabulary) == 1_000_000
     assert len(tokenizer(llama(*((text, 0.0, NORMAL) for text in many))).vocabulary) == 1_000_259
+
+
+def test_a_text_that_a_library_gives_up_on_is_a_value_that_cannot_be() -> None:
+    """Oniguruma panics after ten million steps, which no `except Exception` would hear of."""
+    found = vocabulary(gpt2(["x"], []))
+    cut = PreTokenizer((r"(?:x+x+)+y",))
+    frame = Frame(None, None, add_space_prefix=False, clean_spaces=False)
+    made = Tokenizer(found, BytePairs(found, [], cut), Pieces(found, from_alphabet), frame)
+
+    with pytest.raises(InvalidValue, match="gives up") as fault:
+        made.tokenize("x" * 40 + "zxxy", add_special=False, parse_special=True)
+    assert fault.value.param == "content"
+    assert made.tokenize("xx", add_special=False, parse_special=True) == [0, 0]
