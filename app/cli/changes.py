@@ -20,9 +20,10 @@ from app.cli.asking import (
     id_of,
 )
 from app.cli.models import layers_of
-from app.cli.terminal import print_json, printable, size
+from app.cli.terminal import print_json, printable
 from app.devices.settings import parse_size
 from app.errors import InvalidValue
+from app.sizes import size
 from loadmaster import Client, Job, Placement
 from loadmaster.exchange import DEFAULT_URL
 from loadmaster.records import Verification

@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from app.api.schemas import FileOut, ProblemOut, StatisticsOut, VocabularyOut
-from app.cli.terminal import printable, size
+from app.cli.terminal import printable
 from app.errors import LoadmasterError
 from app.model import LayerKey, LayerStatistics, Model, Problem, Statistics, statistics
 from app.residency.registry import Entry, entry_at
+from app.sizes import size
 
 LEFT = ("layers", "type", "types", "where", "what")
 RUNS = 4  # of layer numbers that are listed; of more only the first and the last

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.asking import ApiKey, AsJson, ModelName, Url, asking, id_of
-from app.cli.terminal import out, pairs, print_json, printable, size, table
+from app.cli.terminal import out, pairs, print_json, printable, table
+from app.sizes import size
 from loadmaster import Job, Memory, Model, ModelDetail, Snapshot
 from loadmaster.exchange import DEFAULT_URL
 from loadmaster.records import VocabularyFacts

@@ -14,12 +14,13 @@ from app.api.bodies import PlanBody
 from app.api.schemas import PlanOut
 from app.cli.asking import CANNOT_BE, ApiKey, Url, asking, fail, id_of
 from app.cli.changes import number_or_word, numbers_or_word
-from app.cli.terminal import out, print_json, printable, size
+from app.cli.terminal import out, print_json, printable
 from app.devices.settings import parse_size
 from app.errors import InvalidValue, LoadmasterError
 from app.placement import HOST, DevicePlan, Plan
 from app.residency.reconcile import propose
 from app.residency.registry import entry_at
+from app.sizes import size
 from loadmaster import Placement, records
 from loadmaster.exchange import DEFAULT_URL
 

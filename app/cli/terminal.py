@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 UNFOLDED = 10_000
 """The width of a pipe, in columns: rows stay whole there, and programs cut them as they like."""
 
@@ -47,13 +46,3 @@ def pairs(facts: Mapping[str, object]) -> Table:
 def printable(text: str) -> str:
     """Text that cannot play tricks with a terminal: what is no visible character is shown as its escape."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def size(nbytes: int) -> str:
-    """Bytes for people: `93.8 MiB`."""
-    amount = float(nbytes)
-    for unit in UNITS:
-        if amount < 1024 or unit == UNITS[-1]:
-            break
-        amount /= 1024
-    return f"{amount:.1f} {unit}" if unit != "B" else f"{nbytes} B"

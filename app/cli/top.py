@@ -12,7 +12,8 @@ from rich.text import Text
 
 from app.cli.asking import ApiKey, AsJson, Url, asking
 from app.cli.models import loaded, under_way
-from app.cli.terminal import out, print_json, printable, size, table
+from app.cli.terminal import out, print_json, printable, table
+from app.sizes import size
 from loadmaster import Event, Job, LoadmasterError, Memory, Model, Snapshot
 from loadmaster.exchange import DEFAULT_URL
 

@@ -8,7 +8,8 @@ import typer
 
 from app.cli.asking import ApiKey, AsJson, Url, asking
 from app.cli.models import layers_of
-from app.cli.terminal import printable, size
+from app.cli.terminal import printable
+from app.sizes import size
 from loadmaster import Event, Job, LoadmasterError, Memory, Model, Snapshot
 from loadmaster.exchange import DEFAULT_URL
 

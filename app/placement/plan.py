@@ -33,14 +33,17 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Something worth knowing about a plan: a stable code, and a sentence with the numbers in it."""
+    """Something worth knowing about a plan: a stable code, a sentence for people, and its sizes in exact bytes."""
 
     code: str
     message: str
     quantization: str | None = None
     size_bytes: int | None = None
-    """An estimate of the model's size in that quantisation."""
+    """An estimate of the model's size in that quantisation; where none fits, in the smallest."""
     available_bytes: int | None = None
+    """What all devices together leave for weights."""
+    f16_bytes: int | None = None
+    """An estimate of the model's size in F16, which the rule of thumb goes by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from app.gguf import GGMLType, tensor_bytes
 from app.gguf.types import block_size
 from app.model import Layer, Role, Tensor
 from app.placement.plan import Advice
+from app.sizes import size
 
 
 class _Kind(StrEnum):
@@ -139,13 +140,16 @@ def size_advice(
         present = sum(layer.size_bytes for layer in layers)
         smaller = (each for each in QUANTIZATIONS if sizes[each.name] < present)
         largest = next((each.name for each in smaller if fit_whole(in_quantization(layers, output, each))), None)
-        fits, room = f"this file fits with {n_gpu_layers} of {top} layers", f"devices leave {room_bytes} for weights"
+        fits, room = f"this file fits with {n_gpu_layers} of {top} layers", f"the devices leave {size(room_bytes)}"
         if largest is None:
-            least = f"{QUANTIZATIONS[-1].name} is about {sizes[QUANTIZATIONS[-1].name]} bytes"
-            message = f"{fits}, and no smaller common quantisation would fit whole: {least}, the {room}"
-            advice.append(Advice("no_quantization_fits", message))
+            least = QUANTIZATIONS[-1].name
+            message = (
+                f"{fits}, and no smaller common quantisation would fit whole: "
+                f"{least} is about {size(sizes[least])}, {room} for weights"
+            )
+            advice.append(Advice("no_quantization_fits", message, None, sizes[least], room_bytes))
         else:
-            message = f"{fits}; {largest} would fit whole: it is about {sizes[largest]} bytes, the {room}"
+            message = f"{fits}; {largest} would fit whole: it is about {size(sizes[largest])}, {room} for weights"
             advice.append(Advice("smaller_quantization", message, largest, sizes[largest], room_bytes))
     if 2 * room_bytes < sizes["F16"]:
         name, rule = "Q4_0", "less than half of"
@@ -154,10 +158,10 @@ def size_advice(
     else:
         name, rule = "Q6_K", "no less than"
     message = (
-        f"{room_bytes} bytes are {rule} the {sizes['F16']} of F16: {name} by llama.cpp's rule of thumb, "
-        f"about {sizes[name]} bytes here"
+        f"{size(room_bytes)} for weights is {rule} the {size(sizes['F16'])} of F16: "
+        f"{name} by llama.cpp's rule of thumb, about {size(sizes[name])} here"
     )
-    return (*advice, Advice("rule_of_thumb", message, name, sizes[name], room_bytes))
+    return (*advice, Advice("rule_of_thumb", message, name, sizes[name], room_bytes, sizes["F16"]))
 
 
 def _more_bits(block: int, n_layer: int) -> bool:

@@ -1,6 +1,7 @@
 """Advice on quantisations: each claim is put to the test by planning a model of those sizes."""
 
 import gzip
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
@@ -116,6 +117,20 @@ def test_room_in_parts_is_not_room_for_all() -> None:
     found = plan(group(blocks), devices(*[smallest // 4] * 8), PlacementRequest())
 
     assert claims_of(found) == {"no_quantization_fits": None}
+
+
+def test_sentences_are_for_people_and_fields_for_programs() -> None:
+    """A sentence says `8.0 KiB`; what it says is there in bytes, too, also of the quantisation that does not fit."""
+    blocks = [Tensor(f"blk.{n}.ffn_up.weight", "F16", (512, 512), 1 << 18, 1 << 19, 0, 0, layer=n) for n in range(2)]
+    smallest, f16 = (estimated_bytes(group(blocks), None, each) for each in (QUANTIZATIONS[-1], QUANTIZATIONS[0]))
+
+    advice = {each.code: each for each in plan(group(blocks), devices(8192), PlacementRequest()).advice}
+    nothing_fits, rule = advice["no_quantization_fits"], advice["rule_of_thumb"]
+
+    assert (nothing_fits.size_bytes, nothing_fits.available_bytes) == (smallest, 8192)
+    assert (rule.available_bytes, rule.f16_bytes) == (8192, f16)
+    assert "8.0 KiB for weights is less than half of the 1.0 MiB of F16" in rule.message
+    assert not re.search(r"\d{5}", nothing_fits.message + rule.message)
 
 
 @pytest.mark.skipif(not HEADERS, reason="the shared fixtures are not here")
