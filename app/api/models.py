@@ -19,6 +19,7 @@ from app.api.schemas import (
     ModelMemoryOut,
     ModelOut,
     ProblemOut,
+    RequestOut,
     StatisticsOut,
     VocabularyOut,
     encode_models,
@@ -164,12 +165,14 @@ async def model(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelDetailOut:
     """One model with hyperparameters, files and facts about its vocabulary."""
     described = entry.model
     listed = ModelOut.model_validate(loadmaster.library.record(entry)).model_dump()
+    wish = loadmaster.library.wish(entry.id)
     files = [FileOut.model_validate(file) for file in entry.files]
     if described is None:
         return ModelDetailOut(**listed, files=files)
     vocabulary = described.vocabulary
     return ModelDetailOut(
         **listed,
+        request=RequestOut.of(wish, allow_unknown=not described.architecture_known) if wish else None,
         name=described.name,
         architecture_known=described.architecture_known,
         hyperparameters=described.hyperparameters.as_facts(),

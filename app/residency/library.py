@@ -8,12 +8,12 @@ from typing import Final
 
 from app.errors import LoadmasterError, ModelNotFound, NotFound
 from app.model import Tensor
-from app.placement import Placement, PlacementRequest
+from app.placement import Placement
 from app.residency.jobs import Jobs
 from app.residency.records import JobKind, LayerRecord, ModelRecord, ModelState, TensorRecord, one_device
 from app.residency.registry import Entry, scan
 from app.residency.residents import Resident
-from app.residency.wishes import Wishes
+from app.residency.wishes import Wish, Wishes
 
 _EPOCH: Final = time.time() - time.monotonic()
 
@@ -92,6 +92,7 @@ class Library:
             n_layer=model.n_layer if model else None,
             context_length=model.context_length if model else None,
             n_gpu_layers=placement.n_gpu_layers if placement else None,
+            n_cpu_moe=placement.n_cpu_moe if placement else None,
             generation=resident.current.number if resident else None,
             strategy=placement.strategy if placement else None,
             pinned=retention.pinned if resident else None,
@@ -118,10 +119,9 @@ class Library:
         ]
         return self._scans, loaded, dict(self._jobs.by_model), dict(self.failures)
 
-    def asked(self, model: str) -> PlacementRequest | None:
-        """What a loaded model was asked for; None where it is not loaded."""
-        wish = self._wishes.current.get(model) if model in self._residents else None
-        return wish.request if wish else None
+    def wish(self, model: str) -> Wish | None:
+        """What a loaded model was asked to be; None where it is not loaded."""
+        return self._wishes.current.get(model) if model in self._residents else None
 
     def layers(self, entry: Entry) -> list[LayerRecord]:
         """The model's layers and where they are; where it is not loaded, that is the host's files."""

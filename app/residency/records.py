@@ -130,6 +130,7 @@ class ModelRecord:
     n_layer: int | None
     context_length: int | None
     n_gpu_layers: int | None
+    n_cpu_moe: int | None
     generation: int | None
     strategy: str | None
     pinned: bool | None

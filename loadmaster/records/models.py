@@ -39,6 +39,7 @@ class Model(Record):
     n_layer: int | None
     context_length: int | None
     n_gpu_layers: int | None
+    n_cpu_moe: int | None
     generation: int | None
     strategy: str | None
     pinned: bool | None
@@ -74,8 +75,12 @@ class VocabularyFacts(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDetail(Model):
-    """A model with everything that its header says in short; None and empty where it cannot be read."""
+    """A model with everything that its header says in short; None and empty where it cannot be read.
 
+    `request` is what a loaded model was asked to be, as the body of a load; None where it is not loaded.
+    """
+
+    request: JSON | None
     name: str | None
     architecture_known: bool | None
     hyperparameters: dict[str, Any] | None

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from app.api.bodies import PlacementBody
 from app.gguf import parse_header
 from tests.api.server import (
     DEMO,
@@ -254,3 +255,27 @@ def test_a_small_model_with_a_slash_in_its_id_does_all_of_it(client: httpx.Clien
     offload(client, TINY, n_gpu_layers=0)
     unload(client, TINY)
     assert_books_balance(client)
+
+
+def test_a_loaded_model_says_what_it_was_asked_to_be(client: httpx.Client) -> None:
+    """All of it, with the defaults, as the body of a load that asks for the same; null where it is not loaded."""
+    unload(client)
+    assert answer(client.get(DEMO))["request"] is None
+    wished = {"n_gpu_layers": 3, "strategy": "best", "devices": ["sim:1"], "margin_bytes": 4096, "keep_alive": 3600}
+    context = {"n_ctx": 512, "n_batch": 32, "n_ubatch": 32}
+    overrides = [{"pattern": "attn", "device": "cpu"}]
+    load(client, **wished, split={"weights": [2]}, context=context, overrides=overrides)
+    asked = answer(client.get(DEMO))["request"]
+
+    assert wished.items() <= asked.items()
+    assert (asked["host"], asked["n_cpu_moe"], asked["pinned"]) == ("mmap", 0, False)
+    assert asked["split"] == {"mode": "layer", "weights": [2.0]}
+    assert asked["overrides"] == overrides
+    assert asked["context"].items() >= {**context, "n_seq": 1, "cache_type_k": "f16"}.items()
+    assert asked.keys() == PlacementBody.model_fields.keys() - {"rebalance", "evict", "wait"}
+    assert load(client, **asked)["bytes_total"] == 0
+    assert answer(client.post(f"{DEMO}/plan", json=asked))["fits"]
+
+    offload(client, n_gpu_layers=2)
+    assert answer(client.get(DEMO))["request"] == {**asked, "n_gpu_layers": 2}
+    unload(client)

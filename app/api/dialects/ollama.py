@@ -181,9 +181,10 @@ def _process(loadmaster: Loadmaster, entry: Entry) -> ProcessOut | None:
 
 def _options(loadmaster: Loadmaster, entry: Entry) -> dict[str, int | bool]:
     """The options that would bring a loaded model to where it is; none where it is not loaded."""
-    asked, n_gpu_layers = loadmaster.library.asked(entry.id), loadmaster.library.record(entry).n_gpu_layers
-    if asked is None or n_gpu_layers is None:
+    wish, n_gpu_layers = loadmaster.library.wish(entry.id), loadmaster.library.record(entry).n_gpu_layers
+    if wish is None or n_gpu_layers is None:
         return {}
+    asked = wish.request
     options: dict[str, int | bool] = {"num_gpu": n_gpu_layers}
     # A wish may be from before a restart, and name a device that is gone.
     if asked.devices is not None and len(asked.devices) == 1 and asked.devices[0] in loadmaster.accelerators:

@@ -115,12 +115,12 @@ async def model_ready(entry: EntryDep, loadmaster: LoadmasterDep) -> ModelReadyO
 @router.get("/models/{model:path}/versions/{version}/config", response_model_exclude_none=True, include_in_schema=False)
 async def config(entry: EntryDep, loadmaster: LoadmasterDep) -> ConfigOut:
     """A model's configuration: of a loaded one where its layers are, in the words of a load's `config`."""
-    record, asked = loadmaster.library.record(entry), loadmaster.library.asked(entry.id)
+    record, wish = loadmaster.library.record(entry), loadmaster.library.wish(entry.id)
     return ConfigOut(
         name=entry.id,
         n_gpu_layers=record.n_gpu_layers,
         strategy=record.strategy,
-        devices=asked.devices if asked else None,
+        devices=wish.request.devices if wish else None,
     )
 
 

@@ -1,13 +1,15 @@
 """A model as it goes out: what its files say, what is loaded of it, what it adds up to. All sizes are in bytes."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
 from app.api.schemas.envelopes import ErrorOut, ListOut, Out
 from app.model import LayerKey, Role
+from app.placement import ContextRequest, HostMode, Override, SplitMode, Strategy
 from app.residency.records import LayerMemoryRecord, ModelRecord, ModelState
+from app.residency.wishes import Wish
 
 
 class ModelOut(Out):
@@ -26,6 +28,7 @@ class ModelOut(Out):
     n_layer: int | None
     context_length: int | None
     n_gpu_layers: int | None
+    n_cpu_moe: int | None
     generation: int | None
     strategy: str | None
     pinned: bool | None
@@ -75,9 +78,55 @@ class VocabularyOut(Out):
     chat_template: bool
 
 
+class SplitOut(BaseModel):
+    """How the offloaded layers are shared among several devices."""
+
+    mode: SplitMode
+    weights: tuple[float, ...] | Literal["free", "equal"]
+
+
+class RequestOut(BaseModel):
+    """What a loaded model was asked to be, defaults included. Sent as a body of plan or load it asks for the same."""
+
+    n_gpu_layers: int | Literal["all", "auto"]
+    strategy: Strategy
+    devices: tuple[str, ...] | None
+    split: SplitOut
+    margin_bytes: int
+    host: HostMode
+    overrides: tuple[Override, ...]
+    n_cpu_moe: int
+    context: ContextRequest | None
+    pinned: bool
+    keep_alive: float
+    allow_unknown_architecture: bool
+
+    @classmethod
+    def of(cls, wish: Wish, *, allow_unknown: bool) -> Self:
+        """The body of a wish; that an unknown architecture was allowed is no part of one."""
+        asked = wish.request
+        return cls(
+            n_gpu_layers=asked.n_gpu_layers,
+            strategy=asked.strategy,
+            devices=asked.devices,
+            split=SplitOut(mode=asked.split_mode, weights=asked.split_weights),
+            margin_bytes=asked.margin_bytes,
+            host=asked.host,
+            overrides=asked.overrides,
+            n_cpu_moe=asked.n_cpu_moe,
+            context=asked.context,
+            pinned=wish.retention.pinned,
+            keep_alive=wish.retention.keep_alive,
+            allow_unknown_architecture=allow_unknown,
+        )
+
+
 class ModelDetailOut(ModelOut):
     """A model with everything that its header says in short."""
 
+    request: RequestOut | None = Field(
+        default=None, description="What it was asked to be; null where it is not loaded."
+    )
     name: str | None = None
     architecture_known: bool | None = None
     hyperparameters: dict[str, Any] | None = None
