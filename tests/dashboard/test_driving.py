@@ -96,6 +96,20 @@ def test_layers_are_dragged_while_the_model_stays_loaded(client: httpx.Client, s
     expect(cells(page)).to_have_count(0)
 
 
+def test_what_others_have_asked_for_holds(client: httpx.Client, show: Show) -> None:
+    """The slider of a model that somebody else has loaded plans with what they asked for."""
+    load(client, n_gpu_layers=0, devices=["sim:1"], strategy="ends", margin_bytes=1 << 20)
+    page = show(client.base_url)
+    needs = page.locator("#detail .needs")
+    expect(needs.locator('[data-device="sim:1"]')).to_contain_text("has 63.0 MiB")
+    expect(needs.locator('[data-device="sim:0"]')).to_have_count(0)
+    slide(page.locator("#detail").get_by_role("slider"), 2)
+
+    until(lambda: answer(client.get(DEMO))["n_gpu_layers"] == 2)
+    found = answer(client.get(DEMO))["request"]
+    assert (found["devices"], found["strategy"], found["margin_bytes"]) == (["sim:1"], "ends", 1 << 20)
+
+
 def test_a_move_is_called_off(client: httpx.Client, show: Show) -> None:
     """Cancel ends the job, and strip and slider are where they were."""
     load(client, n_gpu_layers=1)

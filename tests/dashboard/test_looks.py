@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.api.process import environment, running
-from tests.api.server import Json, load
+from tests.api.server import Json, answer, load, unload
 from tests.dashboard.conftest import Show
 from tests.gguf_builder import tiny_llama
+from tests.materialise import HEADERS, materialised
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +30,8 @@ WATCH_ROWS = """() => {
     const all = { subtree: true, childList: true, characterData: true, attributes: true };
     new MutationObserver(note).observe(document.getElementById("model-list"), all);
 }"""
-EIGHT = ",".join(["sim:8MiB"] * 8)
+INSISTED = [head for head in HEADERS if head.name.startswith("deepseek4-moe")]  # unknown, and its experts are large
+EIGHT = ",".join(["sim:12MiB"] * 8)
 
 
 def serious(page: Page) -> list[Json]:
@@ -69,6 +72,8 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (models / "deep-80.gguf").write_bytes(tiny_llama(n_layer=80))
     (models / "tiny-80.gguf").write_bytes(tiny_llama(n_layer=80, seed=1))
     (models / "broken.gguf").write_bytes(tiny_llama()[:1000])
+    for head in INSISTED:
+        materialised(head, models)
     for name in HOSTILE:
         (models / f"{name}.gguf").write_bytes(tiny_llama(n_layer=1))
     with running(place / "log", environment(place / "state", MODELS_DIR=str(models), DEVICES=EIGHT)) as (_, client):
@@ -85,6 +90,31 @@ def test_eighty_layers_on_eight_devices(service_url: str, show: Show) -> None:
     colours = strip.evaluate_all("cells => new Set(cells.map(cell => getComputedStyle(cell).backgroundImage)).size")
     assert colours == 9
     expect(page.locator(".device")).to_have_count(9)
+
+
+@pytest.mark.skipif(not INSISTED, reason="no shared fixtures beside the checkout")
+def test_what_the_dialog_shows_is_what_is_loaded(service_url: str, show: Show) -> None:
+    """An unknown architecture has to be allowed first; experts that the plan leaves on the host are left there."""
+    page = show(service_url)
+    page.get_by_role("option", name="deepseek4-moe").click()
+    page.get_by_role("button", name="Load …").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".verdict")).to_contain_text("unknown architecture")
+    expect(dialog.get_by_role("slider")).to_be_disabled()
+    dialog.get_by_label("Load it although its architecture is unknown").check()
+    dialog.get_by_text("More options").click()
+    dialog.get_by_label("Shared among devices").select_option("one device only")
+    expect(dialog.locator("output")).to_have_text("1 of 4")
+    expect(dialog.locator(".advice")).to_contain_text("the experts of the first 1 blocks stay on the host")
+    dialog.get_by_role("button", name="Load, 1 on devices").click()
+
+    expect(page.locator("#detail .heading .state")).to_have_text("loaded")
+    expect(page.locator("#detail output")).to_have_text("1 of 4")
+    expect(page.locator("#detail .verdict")).to_have_text("Fits.")
+    with httpx.Client(base_url=service_url) as client:
+        found = answer(client.get("/v1/models/deepseek4-moe"))
+        unload(client, "/v1/models/deepseek4-moe")
+    assert (found["n_gpu_layers"], found["n_cpu_moe"]) == (1, 1)
 
 
 def test_names_are_text(service_url: str, show: Show) -> None:

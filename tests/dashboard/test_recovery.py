@@ -51,6 +51,22 @@ def test_a_device_that_fails_is_told_in_words(tmp_path: Path, show: Show) -> Non
         expect(page.locator("#detail .heading .state")).to_have_text("loaded")
 
 
+def test_a_device_that_is_lost_is_told_where_one_looks(tmp_path: Path, show: Show) -> None:
+    """Its card says so, and the move that lost it is told above its slider, which is back where the layers are."""
+    env = environment(tmp_path / "state", DEVICES="sim:64MiB:lose=3")
+    with running(tmp_path / "log", env) as (_, client):
+        load(client, n_gpu_layers=0)
+        page = show(client.base_url)
+        slider = page.locator("#detail").get_by_role("slider")
+        expect(slider).to_be_enabled()
+        slider.press("ArrowRight")
+
+        expect(page.locator('.device[data-device="sim:0"] .lost')).to_contain_text("This device is lost")
+        expect(page.locator("#detail .refusal .error").first).to_contain_text("sim:0 is lost")
+        expect(slider).to_have_value("0")
+        expect(page.locator("#detail .heading .state")).to_have_text("loaded")
+
+
 def test_a_key_is_asked_for(tmp_path: Path, show: Show) -> None:
     """Without a key there is no data; a wrong one is refused in words, and a right one is kept while the tab lives."""
     right = "0123456789abcdef"

@@ -19,9 +19,10 @@ export class Detail {
     this.load = load;
     this.id = null;
     this.layers = null;
+    this.request = null; // what it was asked to be, by whomever
     this.busy = false; // an answer of the service is awaited
-    this.room = null;
-    this.wanted = null; // layers that were asked for while another change was on its way
+    this.room = null; // what the devices held when the slider's table was planned
+    this.wanted = null; // what was asked for while another change was on its way
     this.#empty();
   }
 
@@ -30,7 +31,9 @@ export class Detail {
     if (id === this.id) return;
     this.id = id;
     this.layers = null;
+    this.request = null;
     this.wanted = null;
+    this.last = null; // the job that changed it last, since it is shown
     this.seen = null;
     this.#build();
     this.draw();
@@ -48,6 +51,7 @@ export class Detail {
     if (!model) return this.id === null ? undefined : this.#gone();
     if (!this.title.isConnected) this.#build();
     const job = this.present.activeJob(model.id);
+    this.last = job?.id ?? this.last;
     setText(this.state, model.state);
     this.state.dataset.state = model.state;
     this.#facts(model);
@@ -77,8 +81,8 @@ export class Detail {
     this.jobs = h("ul", { className: "jobs" });
     this.jobs.hidden = true;
     this.placement = new Placement(this.present, {
-      body: () => ({ ...this.present.asked.get(this.id), strategy: this.present.models.get(this.id).strategy ?? "first" }),
-      letGo: (n) => this.#move(n),
+      body: () => ({ ...this.request, n_cpu_moe: this.present.models.get(this.id).n_cpu_moe ?? 0 }),
+      letGo: () => this.#move(this.placement.chosen),
     });
     this.keep = choice(KEEP_ALIVE);
     this.keep.addEventListener("change", () => this.#patch({ keep_alive: Number(this.keep.value) }));
@@ -126,10 +130,12 @@ export class Detail {
   }
 
   #fault(model) {
-    const text = JSON.stringify(model.error);
+    const last = this.present.jobs.get(this.last);
+    const error = model.error ?? (last?.state === "failed" ? last.error : null);
+    const text = JSON.stringify(error);
     if (text === this.fault.text) return;
     this.fault.text = text;
-    this.fault.replaceChildren(...(model.error ? told(model.error) : []));
+    this.fault.replaceChildren(...(error ? told(error) : []));
   }
 
   #job(job) {
@@ -154,14 +160,15 @@ export class Detail {
     setText(this.used, `last used at ${clock(model.used_at)}${leaves}`);
   }
 
-  /** Where the layers are, and what the slider may ask for: both are another's after a change. */
+  /** Where the layers are, and what the model was asked to be: both are others after a change. */
   async #read(id) {
-    this.room = null;
+    this.room = this.request = null;
     if (this.present.models.get(id).state === "invalid") return;
     try {
-      const { data } = await call(modelPath(id, "layers"));
+      const [{ data }, { request }] = await Promise.all([call(modelPath(id, "layers")), call(modelPath(id))]);
       if (id !== this.id) return;
       this.layers = data;
+      this.request = request;
       this.draw();
     } catch (error) {
       if (id === this.id) showRefusal(this.refusal, error);
@@ -170,7 +177,7 @@ export class Detail {
 
   /** Ask for the slider's table anew when what the devices hold is not what it was planned with. */
   #room(model, job) {
-    if (model.state !== "loaded" || job || this.busy || this.wanted !== null || this.placement.dragging) return;
+    if (model.state !== "loaded" || !this.request || job || this.busy || this.wanted !== null || this.placement.dragging) return;
     const room = JSON.stringify(this.present.memory.devices.map((device) => [device.limit_bytes, heldBytes(device)]));
     if (room === this.room) return;
     this.room = room;
@@ -185,14 +192,14 @@ export class Detail {
   }
 
   /** The slider was let go: move now, or, where another change is on its way, as soon as that has ended. */
-  #move(n) {
+  #move(choice) {
     const model = this.present.models.get(this.id);
     if (this.busy || this.present.activeJob(model.id)) {
-      this.wanted = n;
+      this.wanted = choice;
       return;
     }
     this.wanted = null;
-    if (n !== model.n_gpu_layers) this.#patch({ n_gpu_layers: n }, () => this.placement.layers());
+    if (choice.n_gpu_layers !== model.n_gpu_layers) this.#patch(choice, () => this.placement.layers());
   }
 
   #next(model, job) {

@@ -48,7 +48,7 @@ export class Devices {
       total,
       limit: device.limit_bytes,
       parts: parts.filter((part) => part.size > 0),
-      free: device.free_bytes === null ? "free: unknown" : `${bytes(device.free_bytes)} free`,
+      free: device.lost ? "" : device.others_bytes === null ? "free: unknown" : `${bytes(room(device))} free`,
     };
   }
 
@@ -63,7 +63,7 @@ export class Devices {
       { name: "of it this service", colour: "none", size: host.process_rss_bytes },
     ];
     const mapped = host.mapped_bytes
-      ? `${host.resident_bytes === null ? "unknown" : bytes(host.resident_bytes)} of ${bytes(host.mapped_bytes)} mapped is in memory`
+      ? `${host.resident_bytes === null ? "unknown" : bytes(host.resident_bytes)} of ${bytes(host.mapped_bytes)} mapped is cached`
       : "no file is mapped";
     return {
       id: "cpu",
@@ -77,6 +77,11 @@ export class Devices {
       free: `${bytes(host.available_bytes)} available`,
     };
   }
+}
+
+/** What nobody holds and nothing is reserved on; the driver's free bytes still have what is only reserved. */
+function room(device) {
+  return Math.max(0, Math.min(device.limit_bytes, device.total_bytes - device.others_bytes) - heldBytes(device));
 }
 
 function card(device) {

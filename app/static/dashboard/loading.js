@@ -20,7 +20,7 @@ export class Loading {
   constructor(dialog, present) {
     this.dialog = dialog;
     this.present = present;
-    this.placement = new Placement(present, { body: () => this.body(), changed: (plan) => this.#planned(plan) });
+    this.placement = new Placement(present, { body: () => this.body(), changed: (plan, error) => this.#planned(plan, error) });
   }
 
   /** Show the dialog for a model, with the largest number of layers that fits chosen. */
@@ -34,7 +34,7 @@ export class Loading {
 
   /** What the fields say, without n_gpu_layers: what is the service's default is left out. */
   body() {
-    const { strategy, split, n_ctx: context, host } = this.fields;
+    const { strategy, split, n_ctx: context, host, unknown } = this.fields;
     const chosen = [...this.devices.querySelectorAll("input:checked")].map((box) => box.value);
     return {
       strategy: strategy.value,
@@ -42,6 +42,7 @@ export class Loading {
       ...(split.value === "layer" ? {} : { split: { mode: split.value } }),
       ...(context.value ? { context: { n_ctx: Number(context.value) } } : {}),
       ...(host.value === "mmap" ? {} : { host: host.value }),
+      ...(unknown.checked ? { allow_unknown_architecture: true } : {}),
     };
   }
 
@@ -54,7 +55,9 @@ export class Loading {
       evict: choice([["true", "unload idle models"], ["layers", "take layers off idle models"], ["false", "refuse"]]),
       keep_alive: choice(KEEP_ALIVE),
       pinned: h("input", { type: "checkbox" }),
+      unknown: h("input", { type: "checkbox" }),
     };
+    this.unknown = h("label", { className: "check", hidden: true }, this.fields.unknown, "Load it although its architecture is unknown");
     const ids = this.present.memory.devices.map((device) => device.id);
     this.devices = h("div", { className: "checks" }, ...ids.map((id) =>
       h("label", { className: "check" }, h("input", { type: "checkbox", value: id, checked: true }), id)));
@@ -63,7 +66,7 @@ export class Loading {
     const [folder, name] = nameParts(model);
     const title = h("h2", { id: "load-title" }, "Load ", h("span", { className: "folder" }, folder), name);
     const form = h("form", {}, title,
-      labelled("Strategy", this.fields.strategy), this.placement.strip.element, this.placement.element,
+      labelled("Strategy", this.fields.strategy), this.placement.strip.element, this.placement.element, this.unknown,
       h("details", {}, h("summary", {}, "More options"), h("div", { className: "options" },
         labelled("Shared among devices", this.fields.split), labelled("The rest on the host", this.fields.host),
         labelled("Plan for a context of (tokens)", this.fields.n_ctx), labelled("Where there is no room", this.fields.evict),
@@ -74,9 +77,10 @@ export class Loading {
       h("div", { className: "buttons" },
         h("button", { type: "button", className: "close", onclick: () => this.dialog.close() }, "Close"), this.submit));
     form.addEventListener("change", (event) => {
-      const planned = [this.fields.strategy, this.fields.split, this.fields.n_ctx, this.fields.host];
+      const { strategy, split, n_ctx: context, host, unknown } = this.fields;
+      const planned = [strategy, split, context, host, unknown];
       if (planned.includes(event.target) || this.devices.contains(event.target)) this.#again();
-      if (event.target === this.fields.evict) this.#planned(this.placement.plan);
+      if (event.target === this.fields.evict) this.#planned(this.placement.plan, null);
     });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -90,7 +94,8 @@ export class Loading {
     this.placement.ask(this.model, "auto");
   }
 
-  #planned(plan) {
+  #planned(plan, error) {
+    if (error?.facts?.param === "allow_unknown_architecture") this.unknown.hidden = false;
     this.submit.disabled = !plan || (!plan.fits && this.fields.evict.value === "false");
     if (plan) setText(this.submit, plan.fits ? `Load, ${plan.n_gpu_layers} on devices` : "Make room and load");
   }
@@ -98,25 +103,25 @@ export class Loading {
   async #load() {
     const body = {
       ...this.body(),
-      n_gpu_layers: this.placement.value,
+      ...this.placement.chosen,
       evict: this.fields.evict.value === "layers" ? "layers" : this.fields.evict.value === "true",
       pinned: this.fields.pinned.checked,
       keep_alive: Number(this.fields.keep_alive.value),
     };
-    this.submit.disabled = true;
-    this.refusal.replaceChildren();
+    const { model, refusal, submit } = this; // the dialog may be another model's by the time of an answer
+    submit.disabled = true;
+    refusal.replaceChildren();
     try {
       const layers = await this.placement.layers();
-      if (layers) this.present.targets.set(this.model, layers);
-      const job = await call(modelPath(this.model, "load"), { method: "POST", body });
-      this.present.asked.set(this.model, this.body());
-      this.present.jobs.has(job.id) || this.present.apply("job", job);
-      this.dialog.close();
+      if (layers) this.present.targets.set(model, layers);
+      const job = await call(modelPath(model, "load"), { method: "POST", body });
+      if (!this.present.jobs.has(job.id)) this.present.apply("job", job);
+      if (submit === this.submit) this.dialog.close();
     } catch (error) {
-      this.present.targets.delete(this.model);
-      showRefusal(this.refusal, error);
+      this.present.targets.delete(model);
+      showRefusal(refusal, error);
     } finally {
-      this.submit.disabled = false;
+      submit.disabled = false;
     }
   }
 }

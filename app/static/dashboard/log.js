@@ -1,7 +1,7 @@
 // The event log: what happened, newest first, in words. Progress is no event worth a line.
 
 import { h } from "./dom.js";
-import { clock, nameParts } from "./format.js";
+import { clock, nameParts, plural } from "./format.js";
 import { ENDED } from "./present.js";
 import { outcome } from "./jobs.js";
 
@@ -15,7 +15,7 @@ export class Log {
 
   /** Note an event beside what was known of its subject before. */
   note(name, data, before) {
-    if (name === "snapshot") this.line("page", `the present: ${data.models.length} models, ${data.memory.models.length} loaded`);
+    if (name === "snapshot") this.line("page", `the present: ${plural(data.models.length, "model")}, ${data.memory.models.length} loaded`);
     if (name === "job" && (data.state !== before?.state || data.stage !== before?.stage)) this.#job(data);
     if (name === "model" && before && data.state !== before.state) this.line("model", `${nameParts(data.id)[1]} is ${data.state}`);
   }

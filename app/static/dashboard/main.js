@@ -13,9 +13,10 @@ import { Models } from "./models.js";
 import { HELD, Present } from "./present.js";
 import { follow } from "./stream.js";
 
-// No event tells of what others take, nor of every byte of a copy: between events memory is asked for.
-const POLL_SECONDS = 3;
-const POLL_SECONDS_BUSY = 0.9;
+// No event tells of what others take, nor of every byte of a copy: between events memory is asked for, so that nothing
+// on the page is older than a second.
+const POLL_SECONDS = 0.7;
+const TICK_MS = 250;
 const $ = (id) => document.getElementById(id);
 
 const present = new Present();
@@ -69,17 +70,13 @@ function draw() {
   if (now.models === "all") models.mark(models.selected ?? firstHeld());
   if (now.models === "all" && models.selected) detail.show(models.selected);
   detail.draw();
-  if (now.memory) drawChart();
+  if (now.memory) chart.draw(present.now);
 }
 
 /** A page that opens shows what is loaded, so that its layers are seen at once. */
 function firstHeld() {
   const all = [...present.models.values()];
   return (all.find((model) => HELD.has(model.state)) ?? (all.length === 1 ? all[0] : null))?.id ?? null;
-}
-
-function drawChart() {
-  if (present.memory) chart.draw(present.memory.time + (connection === "live" ? (Date.now() - toldAt) / 1000 : 0));
 }
 
 function stands(state, reason) {
@@ -95,10 +92,9 @@ function stands(state, reason) {
 }
 
 async function tick() {
-  if (toldAt) setText($("age"), `· memory ${age((Date.now() - toldAt) / 1000)}`);
-  drawChart();
-  const old = Date.now() - toldAt > 1000 * (present.busy ? POLL_SECONDS_BUSY : POLL_SECONDS);
-  if (connection !== "live" || !old || document.hidden || polling) return;
+  const seconds = (Date.now() - toldAt) / 1000;
+  if (toldAt) setText($("age"), `· memory ${age(seconds)}`);
+  if (connection !== "live" || seconds < POLL_SECONDS || document.hidden || polling) return;
   polling = true;
   try {
     present.takeMemory(await call("v1/memory"));
@@ -133,5 +129,5 @@ $("rescan").addEventListener("click", async () => {
   await call("v1/models/rescan", { method: "POST" }).catch((error) => log.line("page", error.message, true));
   $("rescan").disabled = false;
 });
-setInterval(tick, 1000);
+setInterval(tick, TICK_MS);
 follow("v1/events", take, stands);

@@ -63,7 +63,7 @@ export class Models {
       this.order = order;
       keyed(this.list, shown, (model) => model.id, (model) => this.rows.get(model.id));
     }
-    const loaded = all.filter((model) => model.state === "loaded").length;
+    const loaded = all.filter((model) => model.generation !== null).length;
     setText(this.count, `${shown.length < all.length ? `${shown.length} of ` : ""}${all.length} · ${loaded} loaded`);
     this.none.hidden = shown.length > 0;
     setText(this.none, all.length ? "No model is called so." : "There is no model below the models directory yet: put a GGUF file there, then rescan.");

@@ -9,7 +9,10 @@ const SETTLE_MS = 90;
 let made = 0;
 
 export class Placement {
-  /** `body()` gives what to plan beside n_gpu_layers; `let go(n)` is called when the slider is released. */
+  /**
+   * `body()` gives what to plan beside n_gpu_layers, `letGo()` is called when the slider is released, and `changed(plan,
+   * error)` for every answer: one of the two is null.
+   */
   constructor(present, { body, letGo = () => {}, changed = () => {} }) {
     this.present = present;
     this.body = body;
@@ -17,6 +20,7 @@ export class Placement {
     this.model = null;
     this.plan = null;
     this.rows = [];
+    this.n_cpu_moe = 0; // of the table: a row is only true with it
     this.turn = 0;
     this.dragging = false;
     made += 1;
@@ -31,7 +35,7 @@ export class Placement {
       h("div", { className: "slider-head" }, h("label", { htmlFor: this.slider.id }, "Layers on devices"), this.count),
       this.slider, this.verdict, this.needs, this.advice);
     this.slider.addEventListener("input", () => this.#moved());
-    this.slider.addEventListener("change", () => letGo(this.value));
+    this.slider.addEventListener("change", () => letGo());
     this.slider.addEventListener("pointerdown", () => (this.dragging = true));
     for (const end of ["pointerup", "pointercancel"]) this.slider.addEventListener(end, () => (this.dragging = false));
   }
@@ -40,19 +44,27 @@ export class Placement {
     return Number(this.slider.value);
   }
 
+  /** What a load or an offload has to say to get what the slider shows. */
+  get chosen() {
+    return { n_gpu_layers: this.value, n_cpu_moe: this.n_cpu_moe };
+  }
+
   get row() {
     return this.rows.find((row) => row.n_gpu_layers === this.value) ?? null;
   }
 
   /** Ask for the table and put the slider at `wanted`: a number, "auto" or "all". Refusals are shown in words. */
   async ask(model, wanted) {
+    if (model !== this.model) this.#clear();
     this.model = model;
-    const plan = await this.#plan(wanted, true);
+    const plan = await this.#plan({ n_gpu_layers: wanted, table: true });
     if (!plan) return;
     this.rows = plan.table;
+    this.n_cpu_moe = plan.n_cpu_moe;
     this.slider.max = this.rows.at(-1)?.n_gpu_layers ?? 0;
-    this.slider.value = plan.n_gpu_layers;
     this.#paintTrack();
+    if (this.dragging) return this.#moved(); // a hand has it by now: its row, by the new table
+    this.slider.value = plan.n_gpu_layers;
     this.#show(plan);
   }
 
@@ -69,15 +81,15 @@ export class Placement {
   }
 
   async #replan() {
-    const plan = await this.#plan(this.value, false);
+    const plan = await this.#plan(this.chosen);
     if (plan) this.#show(plan);
   }
 
-  async #plan(n, table) {
+  async #plan(choice) {
     const turn = ++this.turn;
     clearTimeout(this.settle);
     try {
-      const plan = await call(modelPath(this.model, "plan"), { method: "POST", body: { ...this.body(), n_gpu_layers: n, table } });
+      const plan = await call(modelPath(this.model, "plan"), { method: "POST", body: { ...this.body(), ...choice } });
       return turn === this.turn ? plan : null; // an answer to an older question is nobody's
     } catch (error) {
       if (turn === this.turn) this.#refused(error);
@@ -87,21 +99,27 @@ export class Placement {
 
   #show(plan) {
     this.plan = plan;
+    this.slider.disabled = this.strip.element.hidden = false;
     this.#drawRow(plan);
     this.strip.draw(plan.layers);
     const words = plan.advice.map((one) => one.message);
     keyed(this.advice, words, (message) => message, (message) => h("li", {}, message));
-    this.changed(plan);
+    this.changed(plan, null);
   }
 
   #refused(error) {
-    this.plan = null;
-    this.rows = [];
+    this.#clear();
     this.verdict.className = "verdict error";
     setText(this.verdict, error instanceof Refusal ? error.message : `No plan: ${error.message}`);
-    this.needs.replaceChildren();
-    this.advice.replaceChildren();
-    this.changed(null);
+    this.changed(null, error);
+  }
+
+  /** Nothing is known: neither another model's layers are shown, nor those of an older plan. */
+  #clear() {
+    this.plan = null;
+    this.rows = [];
+    this.slider.disabled = this.strip.element.hidden = true;
+    for (const element of [this.count, this.verdict, this.needs, this.advice]) element.replaceChildren();
   }
 
   #drawRow(row) {

@@ -14,11 +14,10 @@ export class Present {
   memory = null;
   /** `{time, held: {device: bytes}}`, oldest first. */
   history = [];
-  /** What each model of this page was last asked to be: the part of its wish that the service does not list. */
-  asked = new Map();
   /** Where each layer will be when the model's job is done: a plan's layers by model id. */
   targets = new Map();
   #colours = new Map();
+  #tookAt = 0; // by our clock
 
   /** Take an event in; returns what was known of its subject before. */
   apply(name, data) {
@@ -32,11 +31,13 @@ export class Present {
     return before;
   }
 
-  /** The memory, from an event or a poll; an older one than is known is left out. */
+  /** The memory, from an event or a poll; one that is known, or older, is left out. */
   takeMemory(memory) {
-    if (this.memory && memory.time < this.memory.time) return;
+    if (this.memory && memory.time <= this.memory.time) return;
     this.memory = memory;
+    this.#tookAt = Date.now();
     const held = memory.devices.map((device) => [device.id, heldBytes(device)]);
+    if (pixel(this.history.at(-1)?.time) === pixel(memory.time)) this.history.pop();
     this.history.push({ time: memory.time, held: Object.fromEntries(held) });
     const oldest = memory.time - HISTORY_SECONDS;
     // One sample before the window says where the line comes from.
@@ -44,15 +45,15 @@ export class Present {
     this.#colour(memory.models.map((model) => model.id));
   }
 
+  /** The time by the service's clock, in seconds. A memory that does not change keeps the time of its last change. */
+  get now() {
+    return this.memory.time + (Date.now() - this.#tookAt) / 1000;
+  }
+
   /** The model's job that has not ended; one that only looks does not count. */
   activeJob(model) {
     const job = this.jobs.get(this.models.get(model)?.job);
     return job && !ENDED.has(job.state) ? job : null;
-  }
-
-  /** Whether any job has not ended. */
-  get busy() {
-    return [...this.jobs.values()].some((job) => !ENDED.has(job.state));
   }
 
   /** So many jobs, the newest first, but those that have not ended before all others, and all of them. */
@@ -98,6 +99,11 @@ export class Present {
       this.#colours.set(id, colour);
     }
   }
+}
+
+/** Samples of the same half second would be drawn on the same pixel: the last one stays. */
+function pixel(time) {
+  return Math.floor(2 * time);
 }
 
 /** All that we hold of a device, whatever for. */

@@ -12,7 +12,7 @@ export function showRefusal(element, error) {
 
 /** The elements for an error object of the service. */
 export function told(error) {
-  const facts = Object.entries(error).filter(([name, value]) => !TOLD.has(name) && value !== null && value !== "" && !isEmpty(value));
+  const facts = Object.entries(error).filter(([name, value]) => !TOLD.has(name) && !isEmpty(value) && !isSaid(error.message, value));
   const rows = facts.map(([name, value]) => [h("dt", {}, words(name)), h("dd", {}, fact(name, value))]).flat();
   return [h("p", { className: "error" }, error.message), ...(rows.length ? [h("dl", { className: "facts" }, ...rows)] : [])];
 }
@@ -22,11 +22,16 @@ function unreachable(error) {
 }
 
 function isEmpty(value) {
-  return Array.isArray(value) && value.length === 0;
+  return value === null || value === "" || (Array.isArray(value) && value.length === 0);
+}
+
+/** A name that stands in the sentence is not told again; a size is, for there it has all its digits. */
+function isSaid(message, value) {
+  return typeof value === "string" && message.includes(value);
 }
 
 function words(name) {
-  return name.replace(/_bytes$/, "").replaceAll("_", " ");
+  return name.replace("largest_n_gpu_layers", "layers that would fit").replace(/_bytes$/, "").replaceAll("_", " ");
 }
 
 function fact(name, value) {
