@@ -76,11 +76,18 @@ class TensorResponse(StreamingResponse):
         try:
             await super().__call__(scope, receive, send_in_time)
         except LoadmasterError as error:
+            _leave_incomplete(scope)
             log.warning("%s could be sent in part only: %s", self._reading.tensor.name, error)
         except TimeoutError:
+            _leave_incomplete(scope)
             log.warning("%s was cut off: its reader took nothing for %g s", self._reading.tensor.name, self.seconds)
         finally:
             self._reading.close()
+
+
+def _leave_incomplete(scope: Scope) -> None:
+    """Have the request's line in the log say that its answer was cut off, though nothing is raised."""
+    scope.setdefault("state", {})["complete"] = False
 
 
 async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

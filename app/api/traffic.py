@@ -95,7 +95,7 @@ class Access:
 
         try:
             await self.app(scope, receive, told)
-            complete = True
+            complete = scope.get("state", {}).get("complete", True)
         except Exception:
             if not status:  # then the answer is a 500
                 scope.setdefault("state", {})["code"] = LoadmasterError.code

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 from app.api.byte_ranges import TensorResponse
 from tests.api.server import DEMO, answer, load, open_files, refusal, serving, unload, until
@@ -136,17 +136,20 @@ def test_a_reader_that_takes_nothing_is_cut_off(tmp_path: Path, caplog: pytest.L
         await asyncio.Event().wait()
         raise AssertionError("the client stays")
 
+    scope: Scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+
     async def main() -> None:
         async with service(tmp_path) as loadmaster:
             before = open_files()
             reading = await loadmaster.read("tiny", "output_norm.weight")
             response = await Impatient.begun(reading, 0, 16)
             assert open_files() != before
-            await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+            await response(scope, receive, send)
             assert open_files() == before
 
     asyncio.run(main())
 
+    assert scope["state"] == {"complete": False}
     assert [record.levelno for record in caplog.records if "took nothing" in record.message] == [logging.WARNING]
 
 
