@@ -178,7 +178,9 @@ async def _outcome(job: Job, work: Work) -> tuple[JobState, LoadmasterError | No
         return JobState.CANCELLED, error
     except LoadmasterError as error:
         return JobState.FAILED, error
-    except Exception:
+    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # what a library in Rust panics with is no Exception
         log.exception("%s job %s of %s failed by a fault of ours", job.kind, job.id, job.model)
         return JobState.FAILED, LoadmasterError("internal error; the log has more")
     return JobState.SUCCEEDED, None

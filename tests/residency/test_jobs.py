@@ -1,11 +1,13 @@
 """Jobs: one at a time for a model, joined by those who want the same, refused to those who do not."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.devices import Buffer, Meter, Segment
 from app.devices.simulated import SimulatedDevice
 from app.errors import (
     Cancelled,
@@ -24,7 +26,7 @@ from app.placement import HostMode, PlacementRequest, Strategy
 from app.residency.jobs import HISTORY, Job, Jobs
 from app.residency.orders import MAX_JOBS
 from app.residency.records import JobKind, JobState, ModelState
-from tests.residency.deck import ALL, KIB, at, books, ended, progress, service, slow_device, two_devices
+from tests.residency.deck import ALL, KIB, MIB, at, books, ended, progress, service, slow_device, two_devices
 
 
 def test_fifty_identical_loads_are_one_job(place: Path) -> None:
@@ -233,5 +235,32 @@ def test_there_is_an_end_to_the_jobs_that_are_taken_on(place: Path) -> None:
             await (await loadmaster.unload("tiny")).wait()
             await asyncio.gather(*(job.wait() for job in jobs))
             await (await loadmaster.load("tiny", ALL)).wait()
+
+    asyncio.run(main())
+
+
+class Panic(BaseException):
+    """What a library in Rust raises where it panics: no Exception."""
+
+
+class Panicking(SimulatedDevice):
+    """A device that is reached through such a library."""
+
+    def copy(self, fd: int, segments: Sequence[Segment], buffer: Buffer, meter: Meter) -> None:
+        """Panic."""
+        raise Panic
+
+
+def test_a_job_ends_whatever_is_raised(place: Path) -> None:
+    """As failed, with nothing left behind: a job that never ends would keep its model and its claims for good."""
+
+    async def main() -> None:
+        async with service(place, Panicking("sim:0", 4 * MIB)) as loadmaster:
+            before = books(loadmaster, "tiny")
+            job = await loadmaster.load("tiny", ALL)
+            async with asyncio.timeout(30):
+                await job.wait_ended()
+            assert (job.state, str(job.error)) == (JobState.FAILED, "internal error; the log has more")
+            assert books(loadmaster, "tiny") == before
 
     asyncio.run(main())
