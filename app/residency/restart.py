@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 
 from app.errors import InvalidModel, LoadmasterError
@@ -50,17 +50,17 @@ class Restart:
         finally:
             self.under_way = False
         if wishes:
-            self._sum_up(wishes, time.monotonic() - began)
+            self._sum_up(wishes.keys(), time.monotonic() - began)
 
-    def _sum_up(self, wishes: Iterable[str], seconds: float) -> None:
+    def _sum_up(self, models: Set[str], seconds: float) -> None:
         """One line: what is back, and what is not."""
-        missing = sorted(set(wishes) - self._residents.keys())
-        back = len(set(wishes)) - len(missing)
+        missing = sorted(models - self._residents.keys())
+        back = len(models) - len(missing)
         facts = {"event": "restore", "restored": back, "missing": missing, "seconds": round(seconds, 3)}
         level = logging.WARNING if missing else logging.INFO
         more = f"; not: {', '.join(missing)}" if missing else ""
         text = "%d of %d models of the process before this one are loaded again, after %.3f s%s"
-        log.log(level, text, back, len(set(wishes)), seconds, more, extra={"facts": facts})
+        log.log(level, text, back, len(models), seconds, more, extra={"facts": facts})
 
     async def _load(self, model: str, wish: Wish | None) -> Job | None:
         if self._jobs.active(model) is not None or model in self._residents:
