@@ -66,6 +66,7 @@ class Loadmaster:
         self._residents: dict[str, Resident] = {}
         self._ledger = ledger = Ledger(limits)
         self._threads = ThreadPoolExecutor(COPY_THREADS, "transfer", initializer=step_aside)
+        self._prefetch_threads = ThreadPoolExecutor(READERS, "prefetch", initializer=step_aside)
         self._verify_threads = ThreadPoolExecutor(VERIFY_THREADS, "verify")
         self._memory_changed = asyncio.Event()
         self._snapshot: Event | None = None
@@ -76,7 +77,7 @@ class Loadmaster:
         self.memory = Memory(self.devices, ledger, residents)
         neighbours = Neighbours(residents, jobs, ledger, wishes)
         self._admission = Admission(self.devices, self.library, ledger, self.memory, residents, neighbours)
-        transfer = Transfer(self.devices, ledger, self._threads)
+        transfer = Transfer(self.devices, ledger, self._threads, self._prefetch_threads)
         self._changes = Changes(residents, ledger, transfer, self.vocabularies, told)
         self._losses = Losses(self.devices, residents, jobs, ledger, self._changes, self._memory_changed.set)
         self._commitments = Commitments(wishes, jobs, ledger, residents, self.library.failures, told)
@@ -133,6 +134,7 @@ class Loadmaster:
         await self._changes.settle()
         await self._wishes.close()
         self._threads.shutdown()
+        self._prefetch_threads.shutdown()  # whose files are closed
         self._verify_threads.shutdown()
         await self.vocabularies.close()
         for device in self.devices.values():

@@ -33,10 +33,17 @@ S = TypeVar("S", Slab, LiveSlab)
 class Transfer:
     """Stages, discards and reaps slabs: the one place where buffers are allocated, filled and released."""
 
-    def __init__(self, devices: Mapping[str, Device], ledger: Ledger, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        devices: Mapping[str, Device],
+        ledger: Ledger,
+        threads: ThreadPoolExecutor,
+        prefetch_threads: ThreadPoolExecutor,
+    ) -> None:
         self._devices = devices
         self._ledger = ledger
         self._threads = threads
+        self._prefetch_threads = prefetch_threads
 
     async def stage(self, job: Job, files: OpenFiles, slabs: Sequence[Slab]) -> tuple[LiveSlab, ...]:
         """Allocate slabs, fill them and check them; devices work side by side. On any error nothing of it is left.
@@ -66,8 +73,11 @@ class Transfer:
         await self._run(files.lock, ranges)
 
     def prefetch(self, files: OpenFiles, ranges: Sequence[tuple[int, int, int]]) -> None:
-        """Have parts of the files read into the page cache, in the background and as far as there is room for them."""
-        self._threads.submit(files.prefetch, ranges)
+        """Have parts of the files read into the page cache, in the background and as far as there is room for them.
+
+        In threads that do nothing else: many models on a slow disk would take all of those that copy.
+        """
+        self._prefetch_threads.submit(files.prefetch, ranges)
 
     async def discard(self, model: str, staged: Sequence[LiveSlab]) -> None:
         """Free slabs that were staged and will not be used."""
