@@ -24,6 +24,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 KEPT: Final = 8
+KEPT_BYTES: Final = 64 << 20
+"""What all that is kept may have in its files; ready to use it takes about ten times as much. The last one is kept."""
 THREADS: Final = 2  # the libraries compute, and nobody else is to wait for them
 
 
@@ -62,8 +64,10 @@ class Vocabularies:
     Known by their files as they were found: a file that was replaced has another vocabulary.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self._kept_bytes = kept_bytes
         self._threads = ThreadPoolExecutor(THREADS, "vocabulary")
+        self._nbytes: dict[SourceFile, int] = {}
         self._kept: OrderedDict[SourceFile, asyncio.Future[Opened]] = OrderedDict()
 
     async def prepare(self, entry: Entry) -> None:
@@ -93,26 +97,32 @@ class Vocabularies:
         if file not in self._kept:
             opening = asyncio.get_running_loop().run_in_executor(self._threads, _open, entry)
             self._kept[file] = opening
+            self._nbytes[file] = sum(array.nbytes for array in _arrays(entry))
             opening.add_done_callback(partial(self._forget_failed, file))
         opening = self._kept[file]
         self._kept.move_to_end(file)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        while len(self._kept) > 1 and (len(self._kept) > KEPT or sum(self._nbytes.values()) > self._kept_bytes):
+            oldest, _ = self._kept.popitem(last=False)
+            del self._nbytes[oldest]
         return await asyncio.shield(opening)  # whoever goes away takes nobody's vocabulary along
 
     def _forget_failed(self, file: SourceFile, opening: asyncio.Future[Opened]) -> None:
         failed = opening.cancelled() or opening.exception() is not None
         if failed and self._kept.get(file) is opening:
-            del self._kept[file]
+            del self._kept[file], self._nbytes[file]
+
+
+def _arrays(entry: Entry) -> list[Array]:
+    metadata = entry.headers[0].metadata
+    return [value for key, value in metadata.items() if key.startswith(KEY) and isinstance(value, Array)]
 
 
 def _open(entry: Entry) -> Opened:
     """Read a vocabulary from its file and make its tokenizer; blocks."""
     metadata = entry.headers[0].metadata
-    arrays = [value for key, value in metadata.items() if key.startswith(KEY) and isinstance(value, Array)]
     files = OpenFiles(entry.id, entry.files[:1])
     try:  # to make a tokenizer takes a while: the file is not held that long
-        read = {array.offset: files.read(0, array.offset, array.nbytes) for array in arrays}
+        read = {array.offset: files.read(0, array.offset, array.nbytes) for array in _arrays(entry)}
         files.check()
     finally:
         files.close()

@@ -69,6 +69,22 @@ def test_the_last_few_are_kept(tmp_path: Path) -> None:
     asyncio.run(ask())
 
 
+def test_large_ones_are_not_kept_beside_others(tmp_path: Path) -> None:
+    """All together have a number of bytes in their files; the last one is kept, however large."""
+
+    async def ask() -> None:
+        first, second = entries(tmp_path, 2)
+        vocabularies = Vocabularies(kept_bytes=1)
+        dropped = await made(vocabularies, first)
+        assert await made(vocabularies, first) is dropped
+        kept = await made(vocabularies, second)
+        assert await made(vocabularies, second) is kept
+        assert await made(vocabularies, first) is not dropped
+        await vocabularies.close()
+
+    asyncio.run(ask())
+
+
 def test_a_failure_is_not_kept(tmp_path: Path) -> None:
     """A file that is gone is an error, each time; once it is back, so is its vocabulary."""
 
