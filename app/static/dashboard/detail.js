@@ -20,6 +20,7 @@ export class Detail {
     this.id = null;
     this.layers = null;
     this.request = null; // what it was asked to be, by whomever
+    this.last = null; // the job that changed it last, since it is shown
     this.busy = false; // an answer of the service is awaited
     this.room = null; // what the devices held when the slider's table was planned
     this.wanted = null; // what was asked for while another change was on its way
@@ -33,7 +34,7 @@ export class Detail {
     this.layers = null;
     this.request = null;
     this.wanted = null;
-    this.last = null; // the job that changed it last, since it is shown
+    this.last = null;
     this.seen = null;
     this.#build();
     this.draw();
