@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, get_args
 import httpx
 from httpx_sse import SSEError
 
-from loadmaster.errors import Refused, UnexpectedAnswer, Unreachable, refusal
+from loadmaster.errors import NotAllowed, Refused, UnexpectedAnswer, Unreachable, refusal
 from loadmaster.listening import SILENCE_SECONDS, Listening
 from loadmaster.questions import Request
 
@@ -33,8 +33,9 @@ def named_after(ask: Callable[..., Any], method: M) -> M:
 
 
 def url_of(url: str | None) -> str:
-    """Where the service is: as given, by LOADMASTER_URL, or on this machine."""
-    return url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    """Where the service is: as given, by LOADMASTER_URL, or on this machine; `host:port` is taken for HTTP."""
+    found = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    return found if "://" in found else f"http://{found}"
 
 
 class Translation:
@@ -57,8 +58,10 @@ class Translation:
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """What every request says of who asks; LOADMASTER_API_KEY unless a key is given."""
+    """What every request says of who asks; LOADMASTER_API_KEY unless a key is given. Raises NotAllowed."""
     key = (api_key or os.environ.get(KEY_VARIABLE) or "").strip()
+    if not (key.isascii() and key.isprintable()):  # httpx would show the key in its complaint
+        raise NotAllowed(None, {"message": "a key has visible ASCII characters alone, and this one has others"})
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

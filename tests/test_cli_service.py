@@ -126,6 +126,20 @@ def test_a_service_that_is_not_there(command: str) -> None:
     assert "LOADMASTER_URL" in result.stderr
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines"])
+def test_a_key_that_cannot_be_is_not_shown(url: str, key: str) -> None:
+    """It is refused in words before anything is sent, and the words do not hold it."""
+    result = run(url, "ls", "--api-key", key)
+
+    assert (result.exit_code, "visible ASCII characters" in result.stderr) == (1, True)
+    assert key.split(maxsplit=1)[0] not in result.stderr
+
+
+def test_an_address_needs_no_scheme(url: str) -> None:
+    """`host:port` is HTTP, as for curl."""
+    assert run(url.removeprefix("http://"), "ls").exit_code == 0
+
+
 def test_a_key_for_clients_is_no_setting(tmp_path: Path) -> None:
     """The client's variables do not keep the service from starting, but for a key that would be none of its own."""
     env = {"LOADMASTER_URL": "http://127.0.0.1:9", "LOADMASTER_API_KEY": "k", "LOADMASTER_STATE_DIR": str(tmp_path)}

@@ -94,7 +94,8 @@ def top(
 
 
 def _devices(memory: Memory) -> Table:
-    page = table("device", "", "used", "reserved", "retired", "others", "limit", right=("used", "reserved", "retired"))
+    numbers = ("used", "reserved", "retired", "others", "limit")
+    page = table("device", "", *numbers, right=numbers)
     for device in memory.devices:
         held = device.used_bytes + device.reserved_bytes + device.retired_bytes
         page.add_row(
