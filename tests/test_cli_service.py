@@ -84,6 +84,34 @@ def test_a_name_may_be_the_last_part_of_an_id(url: str) -> None:
     assert run(url, "show", "iny").exit_code == 1
 
 
+def test_a_job_is_listed_and_called_off(tmp_path: Path) -> None:
+    """By the id that `--detach` prints; one that has ended stays as it ended, and 1 says so."""
+    with serving(tmp_path / "state", devices="sim:128MiB@1MiB/s") as http:
+        at = str(http.base_url)
+        begun = document(at, "load", DEMO_ID, "-n", "all", "--detach")
+        assert isinstance(begun, dict)
+        cancelled = run(at, "cancel", begun["id"])
+        listed = document(at, "jobs")
+        again = run(at, "unload", DEMO_ID, "--json")
+        ended = run(at, "cancel", json.loads(again.stdout)["id"])
+        unknown = run(at, "cancel", "nothing")
+
+    assert (cancelled.exit_code, cancelled.stdout) == (0, f"{DEMO_ID}: load cancelled\n")
+    assert isinstance(listed, list)
+    assert [(job["id"], job["state"]) for job in listed] == [(begun["id"], "cancelled")]
+    assert (ended.exit_code, unknown.exit_code) == (1, 1)
+
+
+def test_overrides_say_where_tensors_go(url: str) -> None:
+    """`PATTERN=DEVICE`, as often as wanted."""
+    found = document(url, "load", DEMO_ID, "-n", "2", "--override", "ffn=cpu", "--override", "attn=sim:1")
+    assert isinstance(found, dict)
+    assert found["state"] == "succeeded"
+    memory = json.loads(run(url, "ps", "--json").stdout)["memory"]
+    assert run(url, "unload", DEMO_ID).exit_code == 0
+    assert all(memory["models"][0]["devices"][device] for device in ("cpu", "sim:1"))
+
+
 def test_a_terminal_sees_no_control_characters(url: str) -> None:
     """A file's name is shown with escapes, in pages, in JSON and in complaints; as an argument it is itself."""
     for arguments in (("ls",), ("ls", "--json"), ("show", HOSTILE), ("plan", HOSTILE), ("show", f"no{HOSTILE}")):
@@ -104,6 +132,7 @@ def test_a_terminal_sees_no_control_characters(url: str) -> None:
         (("load", DEMO_ID, "--strategy", "worst"), 2, "strategy: "),
         (("load", DEMO_ID, "--margin", "1GB"), 2, "--margin 1GB: must be an integer"),
         (("load", DEMO_ID, "--evict", "all"), 2, "--evict all: must be yes, layers, no"),
+        (("load", DEMO_ID, "--override", "ffn"), 2, "--override ffn: must be PATTERN=DEVICE"),
         (("ls", "--state", "asleep"), 2, "state: "),
         (("load",), 2, "Missing argument"),
     ],

@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "offload": "changes",
     "unload": "changes",
     "verify": "changes",
+    "jobs": "jobs",
+    "cancel": "jobs",
     "tokenize": "models",
     "watch": "watch",
     "top": "top",

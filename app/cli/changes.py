@@ -42,6 +42,7 @@ def placing(kind: str, sentence: str) -> Callable[..., None]:
         device: Annotated[list[str] | None, typer.Option(help="A device to use; once for each, in order.")] = None,
         split: Annotated[str | None, typer.Option(help="layer, row or none.")] = None,
         weights: Annotated[str | None, typer.Option(help="free, equal, or numbers joined by commas.")] = None,
+        override: Annotated[list[str] | None, typer.Option(help="PATTERN=DEVICE: where such tensors go.")] = None,
         n_cpu_moe: Annotated[int | None, typer.Option(help="Blocks whose experts stay on the host.")] = None,
         ctx: Annotated[int | None, typer.Option("--ctx", "-c", help="Plan a context of so many tokens.")] = None,
         margin: Annotated[str | None, typer.Option(help="What to keep free on every device: 512MiB.")] = None,
@@ -61,6 +62,7 @@ def placing(kind: str, sentence: str) -> Callable[..., None]:
             "strategy": strategy,
             "devices": device or None,
             "split": {name: part for name, part in parts.items() if part is not None} or None,
+            "overrides": [_override(one) for one in override] if override else None,
             "n_cpu_moe": n_cpu_moe,
             "context": None if ctx is None else {"n_ctx": ctx},
             "margin_bytes": None if margin is None else _bytes(margin),
@@ -126,6 +128,13 @@ def _bytes(text: str) -> int:
         return parse_size(text, text)
     except InvalidValue:
         fail(CANNOT_BE, f"--margin {text}: must be an integer and B, KiB, MiB, GiB or TiB, such as 512MiB")
+
+
+def _override(text: str) -> Any:
+    pattern, _, device = text.rpartition("=")
+    if not pattern or not device:
+        fail(CANNOT_BE, f"--override {text}: must be PATTERN=DEVICE, such as ffn_.*_exps=cpu")
+    return {"pattern": pattern, "device": device}
 
 
 def _eviction(text: str) -> Any:
