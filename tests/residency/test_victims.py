@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.devices.simulated import SimulatedDevice
+from app.devices.simulated import SimulatedBuffer, SimulatedDevice
 from app.errors import Cancelled, DoesNotFit, ModelBusy
 from app.placement import PlacementRequest, Strategy
 from app.residency import Loadmaster
@@ -109,9 +109,12 @@ def test_what_makes_room_is_busy(place: Path) -> None:
     async def main() -> None:
         async with service(place, device(2)) as loadmaster:
             await full(loadmaster)
-            loading, making_room = await begun(loadmaster, "a")
-            with pytest.raises(ModelBusy) as caught:
-                await loadmaster.load("a", EVERY)
+            buffer = loadmaster._residents["a"].current.slabs[0].buffer
+            assert isinstance(buffer, SimulatedBuffer)
+            with buffer.opened():  # until that is over, it cannot be given back
+                loading, making_room = await begun(loadmaster, "a")
+                with pytest.raises(ModelBusy) as caught:
+                    await loadmaster.load("a", EVERY)
             assert caught.value.job == making_room.id
             await (await loading).wait()
             await (await loadmaster.load("a", EVERY)).wait()
