@@ -8,8 +8,6 @@ import pytest
 
 from tests.devices.instruments import SOURCE_BYTES, Source
 
-pytest.register_assert_rewrite("tests.devices.contract")
-
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:

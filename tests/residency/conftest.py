@@ -7,8 +7,6 @@ import pytest
 
 from tests.residency.instruments import TINY, descriptors
 
-pytest.register_assert_rewrite("tests.residency.deck")
-
 
 @pytest.fixture(autouse=True)
 def _nothing_left_open() -> Iterator[None]:
