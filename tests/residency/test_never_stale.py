@@ -50,13 +50,20 @@ def check_memory(loadmaster: Loadmaster) -> None:
 
 
 async def check_snapshot(loadmaster: Loadmaster) -> None:
-    """So is the snapshot, its jobs included."""
+    """So is the snapshot, its jobs included; at the second look where a second of a hold has passed in the first."""
+    kept, anew = await snapshot_twice(loadmaster)
+    if kept != anew:
+        kept, anew = await snapshot_twice(loadmaster)
+    assert kept == anew
+
+
+async def snapshot_twice(loadmaster: Loadmaster) -> tuple[object, object]:
+    """Jobs and models as the snapshot has them, and made anew."""
     data = json.loads((await loadmaster.snapshot()).data)
     jobs = [json.loads(loadmaster.broadcast._encode(job.record())) for job in loadmaster.jobs.newest_first()]
     kept, anew = ([{key: job[key] for key in SAID_OF_JOBS} for job in found] for found in (data["jobs"], jobs))
-    assert kept == anew
     models = [json.loads(loadmaster.broadcast._encode(model)) for model in loadmaster.library.records()]
-    assert data["models"] == models
+    return (kept, data["models"]), (anew, models)
 
 
 class Service(RuleBasedStateMachine):
@@ -206,7 +213,7 @@ async def wait_for_all(jobs: list[Job]) -> None:
         await job.wait_ended()
 
 
-RUNS = [pytest.param(4, id="quick"), pytest.param(60, id="slow", marks=pytest.mark.slow)]
+RUNS = [pytest.param(4, id="quick"), pytest.param(25, id="slow", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("examples", RUNS)

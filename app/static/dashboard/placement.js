@@ -24,7 +24,8 @@ export class Placement {
     this.turn = 0;
     this.dragging = false;
     made += 1;
-    this.slider = h("input", { type: "range", min: 0, max: 0, value: 0, id: `layers-${made}` });
+    const bounds = { min: 0, max: 0, value: 0 };
+    this.slider = h("input", { type: "range", ...bounds, id: `layers-${made}`, disabled: true }); // until there is a plan
     this.count = h("output", { htmlFor: this.slider.id });
     this.verdict = h("p", { className: "verdict", id: `${this.slider.id}-verdict`, role: "status" });
     this.needs = h("ul", { className: "needs" });
