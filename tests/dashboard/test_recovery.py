@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.api.process import environment, kill, running
-from tests.api.server import FAST, answer, load
+from tests.api.server import FAST, answer, load, until
 from tests.dashboard.conftest import Show, live
 
 pytestmark = pytest.mark.slow
@@ -24,6 +24,7 @@ def test_the_page_outlives_the_service(tmp_path: Path, show: Show) -> None:
         expect(page.get_by_role("alert").filter(has_text="What is shown was true at")).to_be_visible()
         port = client.base_url.port
     with running(tmp_path / "second.log", env, port) as (_, client):
+        until(lambda: client.get("/readyz").is_success)  # what it had is loaded again
         live(page)
         expect(page.locator("#stale")).to_be_hidden()
         expect(page.locator("#detail .heading .state")).to_have_text("loaded")
