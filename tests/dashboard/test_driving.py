@@ -36,6 +36,8 @@ def state(page: Page) -> Locator:
 def slide(slider: Locator, layers: int) -> None:
     """Drag the slider to a number of layers, and let it go."""
     expect(slider).not_to_have_attribute("max", "0")
+    expect(slider).to_be_enabled()
+    slider.hover()  # waits until nothing above it grows any more
     box, most = slider.bounding_box(), int(slider.get_attribute("max") or 0)
     assert box is not None
     thumb = 20
