@@ -1,8 +1,12 @@
-"""The two answers that are asked for most, kept as bytes: made when something has changed, and not for each request."""
+"""The answers that are asked for most, ahead of all routing.
+
+Memory and models are kept as bytes: made when something has changed, and not for each request.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Generic, TypeVar
 
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.conditional import ConditionalJSON
@@ -30,6 +34,10 @@ class Answers:
         """All models."""
         return self._models.of(self._loadmaster.library.records())
 
+    async def health(self) -> Response:
+        """The process is alive."""
+        return JSONResponse({"status": "ok"})
+
 
 class _Kept(Generic[T]):
     """The answer for the last value, for as long as that very object is asked for."""
@@ -44,14 +52,15 @@ class _Kept(Generic[T]):
         return self._last[1]
 
 
-KEPT: Final[Mapping[str, Callable[[Answers], Awaitable[ConditionalJSON]]]] = {
+KEPT: Final[Mapping[str, Callable[[Answers], Awaitable[Response]]]] = {
+    "/healthz": Answers.health,
     "/v1/memory": Answers.memory,
     "/v1/models": Answers.models,
 }
 
 
 class Shortcut:
-    """Answers a plain GET of what is kept without routing it, which would take several times as long as the answer.
+    """Answers a plain GET of one of these without routing it, which would take several times as long as the answer.
 
     The innermost of what stands around the routes, so that it is behind the same doors. The routes are there, too:
     for a query, for other methods, and for OpenAPI.

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID: Final = "X-Request-Id"
 UNMATCHED: Final = "unmatched"
-POLLED: Final = frozenset({"/v1/memory", "/v1/models"})
+POLLED: Final = frozenset({"/healthz", "/v1/memory", "/v1/models"})
 """Counted by their path even where they are answered, or refused, before they are routed."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})

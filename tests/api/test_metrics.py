@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.api.answers import KEPT
+from app.api.middleware import PROBES
 from app.api.traffic import POLLED
 from app.main import MAX_BODY_BYTES
 from tests.api.server import DEMO, DEMO_ID, TINY, answer, listening, load, offload, refusal, unload
@@ -152,15 +153,22 @@ def test_requests_are_counted_by_the_template_of_their_route(client: httpx.Clien
 
 
 def test_what_is_answered_ahead_of_its_route_is_counted_as_if_it_were_routed(client: httpx.Client) -> None:
-    """Every answer that is kept, and a refusal before it, too."""
+    """Every answer that is kept, and a refusal before it, too; a probe is refused by no door, and counted no less."""
     assert KEPT.keys() == POLLED
-    for path in POLLED:
+    for path in POLLED - PROBES:
         before = [asked(client, "GET", path, status) for status in ("2xx", "4xx")]
 
         client.get(path)
         client.get(path, headers={"Host": "evil.example"})
 
         assert [asked(client, "GET", path, status) for status in ("2xx", "4xx")] == [count + 1 for count in before]
+    for path in POLLED & PROBES:
+        probed = asked(client, "GET", path, "2xx")
+
+        client.get(path)
+        client.get(path, headers={"Host": "evil.example"})
+
+        assert asked(client, "GET", path, "2xx") == probed + 2
 
 
 def test_a_stream_is_counted_when_it_begins(client: httpx.Client) -> None:
